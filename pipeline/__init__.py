@@ -1,0 +1,1 @@
+"""Robustness benchmark for Neural ODE image classifiers and their controls."""

@@ -1,0 +1,1 @@
+"""Attacks, one file each: ``GOAL``, ``NORMS``, ``Config`` and ``attack()``. They never judge and never log."""
