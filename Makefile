@@ -1,0 +1,88 @@
+# Every command of this project; `make` lists them. The first one builds a private environment in .venv.
+
+PYTHON ?= python3
+PROFILE ?= default
+# Passed to dvc repro, pytest and the benchmarks: make repro ARGS=--force, make test ARGS='-k pgd'.
+ARGS ?=
+
+UV_VERSION := 0.13.9
+STAMP := .venv/.installed
+BIN := $(CURDIR)/.venv/bin
+WORKDIR := $(if $(filter default,$(PROFILE)),.,runs/$(PROFILE))
+WORKFLOWS := .github/workflows/test.yml .github/workflows/benchmark.yml
+
+# dvc.yaml calls `python`: the one of this environment, activated or not.
+export PATH := $(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help venv repro ui publish test test-slow test-browser test-all bench lint format lock clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
+
+venv: $(STAMP) ## Make or refresh the environment in .venv (every other command does it by itself)
+
+# The lock holds every package with its hash. uv is pinned here, because it is what reads the lock; the project itself
+# is built by the setuptools of the lock and not by whatever is newest today.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	.venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.lock
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: $(STAMP) ## Train, attack and report; PROFILE=quick or full does it in runs/<profile>
+ifneq ($(WORKDIR),.)
+	"$(BIN)/python" -m pipeline.workspace $(PROFILE)
+endif
+	cd $(WORKDIR) && { $(dvc_ready); } && "$(BIN)/dvc" repro $(ARGS)
+	@echo 'The report is $(WORKDIR)/reports/index.html; make ui$(if $(filter .,$(WORKDIR)),, PROFILE=$(PROFILE)) opens the curves.'
+
+# DVC wants to be told where there is no git: in a source tree without it, and in runs/, which git ignores.
+dvc_ready = test -f .dvc/config || "$(BIN)/dvc" init --quiet --no-scm; \
+	git rev-parse --resolve-git-dir .git >/dev/null 2>&1 || "$(BIN)/dvc" config --quiet --local core.no_scm true
+
+ui: $(STAMP) ## Serve MLflow's pages on 127.0.0.1 and print the link that opens the curves
+	cd $(WORKDIR) && "$(BIN)/python" -m pipeline.tracking ui
+
+publish: $(STAMP) ## Send finished results to MLflow (adds nothing twice)
+	cd $(WORKDIR) && "$(BIN)/python" -m pipeline.tracking publish
+
+test: $(STAMP) ## Tests that need neither minutes nor a browser
+	"$(BIN)/python" -m pytest $(ARGS)
+
+test-slow: $(STAMP) ## End-to-end runs of minutes
+	"$(BIN)/python" -m pytest -m slow $(ARGS)
+
+test-browser: $(STAMP) ## The report in a browser (Debian: apt-get install chromium)
+	"$(BIN)/python" -m pytest -m browser $(ARGS)
+
+test-all: test test-slow test-browser ## All of them
+
+bench: $(STAMP) ## Speed of the attacks against their floor and their peers
+	"$(BIN)/python" -m benchmarks $(ARGS)
+
+lint: $(STAMP) ## Style, types and workflows
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+	"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows $(WORKFLOWS)
+	"$(BIN)/zizmor" --offline --quiet --no-progress $(WORKFLOWS)
+
+format: $(STAMP) ## Put the code into shape
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+
+lock: $(STAMP) ## Pin today's newest packages that pyproject.toml allows
+	"$(BIN)/uv" pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header \
+		--no-emit-index-url --python-version 3.11 --upgrade --quiet --output-file requirements.lock
+
+clean: ## Remove caches and the environment; results and the row store stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

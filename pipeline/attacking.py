@@ -1,0 +1,155 @@
+"""One attack on one trained model: its key, its run over all chunks, and the files that come of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline import components, provenance
+from pipeline.config import AttackEntry, Component, ComputeConfig, EvaluateConfig
+from pipeline.datasets.base import Split, input_sha256
+from pipeline.evaluate import FIELD_JUDGE, Cell, Examples, Judged
+from pipeline.evaluator import Chunks, Evaluator, climb
+from pipeline.files import atomic_write, digest
+from pipeline.schema import validate
+from pipeline.store import STORE, RowStore
+from pipeline.trainer import make_trainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A trained model under attack, and the hash of its weights."""
+
+    model: Component
+    seed: int
+    net: nn.Module
+    weights_sha256: str
+
+
+def first_examples(split: Split, n: int) -> Examples:
+    """The first n examples of a split (all of it, if it has fewer)."""
+    n = min(n, len(split.labels))
+    return Examples(
+        tuple(range(n)), split.inputs[:n], split.labels[:n], tuple(input_sha256(image) for image in split.images[:n])
+    )
+
+
+def make_cell(
+    target: Target, attack: AttackEntry, judge: EvaluateConfig, *, dataset: str, card: dict[str, Any]
+) -> Cell:
+    """The cell with its key: the hash of everything that determines its rows."""
+    modules = ["pipeline.evaluate", f"pipeline.attacks.{attack.kind}", f"pipeline.models.{target.model.kind}"]
+    modules += [FIELD_JUDGE] if attack.norm == "deformation" else []
+    key = digest(
+        {
+            "weights": target.weights_sha256,
+            "model": [target.model.name, target.model.kind, asdict(target.model.config), target.seed],
+            "data": [dataset, card["splits"]["test"]["sha256"]],
+            "attack": [attack.name, attack.kind, asdict(attack.config)],
+            "judge": [judge.seed, judge.chunk_size],
+            "code": provenance.code_hash(modules),
+            "environment": provenance.environment(),
+        }
+    )
+    return Cell(
+        dataset=dataset,
+        split="test",
+        model=target.model.name,
+        seed=target.seed,
+        attack=attack.name,
+        kind=attack.kind,
+        config=attack.config,
+        base_seed=judge.seed,
+        config_hash=key,
+    )
+
+
+class AttackRun:
+    """An attack on one trained model; ``predict`` on all ranks, then ``rows`` and ``examples`` on one."""
+
+    def __init__(self, target: Target, attack: AttackEntry, judge: EvaluateConfig, cell: Cell, split: Split) -> None:
+        component = components.load("attacks", attack.kind)
+        minimal = component.GOAL == "minimal"
+        self.target, self.cell = target, cell
+        self.epsilons: tuple[float | None, ...] = (None,) if minimal else attack.epsilons
+        self.climbs = not minimal and bool(component.CLIMBS)
+        self.chunks = Chunks(first_examples(split, attack.n_images), judge.chunk_size)
+        self.store = RowStore(cell.config_hash, store=STORE)
+
+    def predict(self, compute: ComputeConfig) -> None:
+        """Attack what the store lacks; every finished unit is stored at once."""
+        self.store.forget_crashed()
+        started = time.perf_counter()
+        evaluator = Evaluator(
+            self.target.net, self.cell, self.chunks, epsilons=self.epsilons, climbs=self.climbs, store=self.store
+        )
+        trainer = make_trainer(compute, inference_mode=False)
+        trainer.predict(evaluator, return_predictions=False)
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            logger.info("%s, %.1f s", self.summary(), time.perf_counter() - started)
+
+    def rows(self) -> pd.DataFrame:
+        """All rows, from the store alone."""
+        parts = [
+            climb(chunk, self.chunks[chunk][1], self.store, epsilons=self.epsilons, climbs=self.climbs, attack=_refuse)
+            for chunk in range(len(self.chunks))
+        ]
+        return validate(pd.concat(parts, ignore_index=True), source=f"{self.cell.model}/{self.cell.attack}")
+
+    def examples(self, n: int) -> dict[str, Tensor]:
+        """Images (and fields) of the first n examples per strength, named ``seed<S>/eps<EPSILON>/<tensor>``.
+
+        An example that fell at a lower strength has no image of its own at a higher one and is absent there.
+        """
+        found: dict[str, Tensor] = {}
+        for epsilon in self.epsilons:
+            chunks = range(-(-n // self.chunks.chunk_size))
+            units = [unit for chunk in chunks if (unit := self.store.load(chunk, epsilon)) is not None]
+            prefix = f"seed{self.cell.seed}/eps{'minimal' if epsilon is None else repr(epsilon)}"
+            for name in units[0].images if units else ():
+                index = torch.cat([unit.images["index"] for unit in units])
+                tensor = torch.cat([unit.images[name] for unit in units])
+                found[f"{prefix}/{name}"] = tensor[index < n][index[index < n].argsort()]
+        return found
+
+    def summary(self) -> str:
+        """One line: what was attacked and what is left of it."""
+        rows = self.rows()
+        rows = rows[rows["epsilon"].isna() | (rows["epsilon"] == rows["epsilon"].max())]
+        robust = (rows["clean_correct"] & ~rows["success"]).mean()
+        failed = int((~rows["status"].isin(["ok", "stopped", "budget"])).sum())
+        at = "at any strength" if self.epsilons[-1] is None else f"at {self.epsilons[-1]:g}"
+        warning = f", {failed} ROWS FAILED" if failed else ""
+        return (
+            f"{self.cell.model} · {self.cell.attack} · seed {self.cell.seed}: "
+            f"robust accuracy {robust:.3f} {at}{warning}"
+        )
+
+
+def _refuse(epsilon: float | None, examples: Examples) -> Judged:
+    raise RuntimeError(f"rows of examples {examples.indices} at strength {epsilon} are missing from the store")
+
+
+def write_attack(runs: Sequence[AttackRun], folder: Path, name: str, *, n_examples: int) -> None:
+    """``<name>.parquet`` with the rows of all seeds, and ``<name>.examples.safetensors`` beside it."""
+    rows = pd.concat([run.rows() for run in runs], ignore_index=True)
+    examples: dict[str, Tensor] = {}
+    for run in runs:
+        examples |= run.examples(n_examples)
+    rows.attrs = {"environment": provenance.environment()}
+    with atomic_write(folder / f"{name}.parquet") as temporary:
+        rows.to_parquet(temporary, index=False)
+    with atomic_write(folder / f"{name}.examples.safetensors") as temporary:
+        save_file(examples, temporary)

@@ -1,0 +1,108 @@
+"""Projected gradient ascent with random starts and restarts (Madry et al. 2018), in ℓ∞ and ℓ2.
+
+x ← P(x + α_k ε d), with d the sign (ℓ∞) or the normalised gradient (ℓ2) of the loss, P the projection to the ball and
+the box, and α_k = step_size · (1 − k/steps): a first step that crosses the ball, and last steps that settle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.attacks.balls import BallNorm, project, steepest
+from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
+from pipeline.attacks.losses import Loss, is_fooled, status_of, value, value_and_gradient
+from pipeline.fields import PositiveFloat, PositiveInt
+
+GOAL: Goal = "budget"
+CLIMBS = True
+NORMS: tuple[Norm, ...] = ("linf", "l2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Parameters.
+
+    Attributes:
+        norm: the ball's norm.
+        steps: gradient steps of each restart; one more forward judges the last iterate.
+        step_size: the first step in units of epsilon; later ones fall linearly towards 0. 1 to 2 are strong.
+        restarts: times that an image not yet fooled is attacked.
+        random_start: start within the ball at random (ℓ∞: uniformly; ℓ2: on the sphere) instead of at the image.
+        loss: what to ascend.
+    """
+
+    norm: BallNorm
+    steps: PositiveInt
+    step_size: PositiveFloat
+    restarts: PositiveInt
+    random_start: bool
+    loss: Loss
+
+    def __post_init__(self) -> None:
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError("restarts: more than 1 repeat the same attack unless random_start is true")
+
+
+def attack(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    targets: Tensor | None,
+    epsilon: float | None,
+    config: Config,
+    rng: ExampleRng,
+) -> AttackOutput:
+    """At most ``restarts · (steps + 1)`` forwards and ``restarts · steps`` backwards per image.
+
+    Every iterate is judged, the last included. A fooled image is finished; for others the iterate of the highest loss
+    is returned. An image whose gradient is zero waits for the next restart (STOPPED if that was the last).
+    ``epsilon`` is in [0, 1] units.
+    """
+    assert epsilon is not None, "a budget attack needs a strength"
+    adv_inputs = inputs.clone()
+    highest = torch.full_like(labels, -torch.inf, dtype=inputs.dtype)
+    n_forwards, n_backwards, status = (torch.zeros_like(labels) for _ in range(3))
+    unfooled = torch.ones_like(labels, dtype=torch.bool)
+
+    for restart in range(config.restarts):
+        rows = (unfooled & (status != Status.NON_FINITE)).nonzero().flatten()
+        points = inputs[rows]
+        if config.random_start:
+            points = _random_point(points, epsilon, config.norm, rng.subset(rows), restart)
+        for step in range(config.steps + 1):
+            if len(rows) == 0:
+                break
+            goals = labels[rows], None if targets is None else targets[rows]
+            climbs = step < config.steps
+            evaluate = value_and_gradient if climbs else value
+            logits, values, gradient = evaluate(model, points, *goals, config.loss)
+            n_forwards[rows] += 1
+            n_backwards[rows] += climbs
+
+            fooled = is_fooled(logits, *goals)
+            outcome = status_of(logits, gradient).masked_fill_(fooled, Status.OK)
+            better = fooled | ((values > highest[rows]) & (outcome != Status.NON_FINITE))
+            adv_inputs[rows[better]], highest[rows[better]] = points[better], values[better]
+            unfooled[rows], status[rows] = ~fooled, outcome
+            if gradient is None:
+                break
+
+            ongoing = ~fooled & (outcome == Status.OK)
+            rows, points, gradient = rows[ongoing], points[ongoing], gradient[ongoing]
+            size = config.step_size * epsilon * (1 - step / config.steps)
+            points = project(points + size * steepest(gradient, config.norm), inputs[rows], epsilon, config.norm)
+    return AttackOutput(adv_inputs, None, n_forwards, n_backwards, status)
+
+
+def _random_point(inputs: Tensor, epsilon: float, norm: BallNorm, rng: ExampleRng, restart: int) -> Tensor:
+    """A point of the ball and the box, another one for each restart."""
+    shape = inputs.shape[1:]
+    if norm == "linf":
+        offsets = 2 * rng.uniform(shape, like=inputs, stream=restart) - 1
+    else:
+        offsets = steepest(rng.normal(shape, like=inputs, stream=restart), "l2")
+    return project(inputs + epsilon * offsets, inputs, epsilon, norm)

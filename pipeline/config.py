@@ -1,0 +1,306 @@
+"""params.yaml to frozen dataclasses. Unknown, missing, mistyped and out-of-range keys are errors that name the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline import components
+from pipeline.errors import UserError
+from pipeline.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
+
+PARAMS = Path("params.yaml")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+T = TypeVar("T")
+
+
+class ParamsError(UserError):
+    """One line for the user: the file, the key, what is wrong and what to write instead."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A data set, architecture or attack named in params.yaml.
+
+    Attributes:
+        name: its key.
+        kind: its file, ``pipeline/<room>/<kind>.py``.
+        config: an instance of that file's ``Config``.
+    """
+
+    name: str
+    kind: str
+    config: Any
+
+
+@dataclass(frozen=True)
+class AttackEntry(Component):
+    """An attack with what the judge needs besides its config.
+
+    Attributes:
+        n_images: the first n test examples are attacked.
+        epsilons: strengths, ascending; a minimal attack runs once and is read off at them.
+    """
+
+    n_images: int
+    epsilons: tuple[float, ...]
+
+    @property
+    def norm(self) -> str:
+        norm: str = self.config.norm
+        return norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Training, the same for every architecture.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: images of a step over all devices together.
+        learning_rate: peak of the one-cycle schedule (AdamW).
+        weight_decay: AdamW's decoupled decay.
+        gradient_clip: largest gradient norm of a step.
+        noise_std: standard deviation of the Gaussian noise added to training images, in [0, 1] units; 0 for none.
+        noise_share: share of the images of a batch that get the noise.
+        precision: Lightning's precision of training; attacks always run in float32.
+    """
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+    gradient_clip: PositiveFloat
+    noise_std: NonNegativeFloat
+    noise_share: Annotated[float, Range(ge=0, le=1)]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """The judge.
+
+    Attributes:
+        seed: base seed of all attack randomness.
+        chunk_size: examples attacked together; the unit of work and of resuming.
+        n_examples: adversarial images of the first n examples are kept beside the rows.
+    """
+
+    seed: NonNegativeInt
+    chunk_size: PositiveInt
+    n_examples: NonNegativeInt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Where it runs; part of no hash. The values are Lightning's Trainer arguments of the same names."""
+
+    accelerator: str
+    devices: int | str
+    num_nodes: PositiveInt
+    strategy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """The whole of params.yaml, validated."""
+
+    dataset: Component
+    models: dict[str, Component]
+    train: TrainConfig
+    seeds: tuple[int, ...]
+    attacks: dict[str, AttackEntry]
+    evaluate: EvaluateConfig
+    compute: ComputeConfig
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and validate.
+
+    Raises:
+        ParamsError: anything is wrong; nothing has been run or written.
+    """
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path}: no such file; run from the repository's root") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    return _parse_params(raw, path)
+
+
+def _parse_params(raw: Any, path: Path) -> Params:
+    sections = _mapping(raw, str(path))
+    _check_keys(sections, {field.name for field in dataclasses.fields(Params)}, set(), str(path))
+    at = f"{path}: "
+    models = _named(sections["models"], at + "models", lambda n, v, w: _component("models", n, v, w))
+    attacks = _named(sections["attacks"], at + "attacks", _attack)
+    return Params(
+        dataset=_component("datasets", "dataset", sections["dataset"], at + "dataset"),
+        models=models,
+        train=parse(TrainConfig, sections["train"], at + "train"),
+        seeds=_seeds(sections["seeds"], at + "seeds"),
+        attacks=attacks,
+        evaluate=parse(EvaluateConfig, sections["evaluate"], at + "evaluate"),
+        compute=parse(ComputeConfig, sections["compute"], at + "compute"),
+    )
+
+
+def _named(raw: Any, where: str, parse_entry: Any) -> dict[str, Any]:
+    entries = _mapping(raw, where)
+    if not entries:
+        raise ParamsError(f"{where}: is empty; name at least one")
+    for name in entries:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ParamsError(f"{where}: {name!r} is no name; use lower-case letters, digits and underscores")
+    return {name: parse_entry(name, value, f"{where}.{name}") for name, value in entries.items()}
+
+
+def _component(room: components.Room, name: str, raw: Any, where: str) -> Component:
+    entry = dict(_mapping(raw, where))
+    kind, module = _resolve(room, entry, where)
+    return Component(name, kind, parse(module.Config, entry, where))
+
+
+def _attack(name: str, raw: Any, where: str) -> AttackEntry:
+    entry = dict(_mapping(raw, where))
+    kind, module = _resolve("attacks", entry, where)
+    own = {key: entry.pop(key) for key in ("n_images", "epsilons") if key in entry}
+    _check_keys(own, {"n_images", "epsilons"}, set(), where)
+    n_images = _value(own["n_images"], PositiveInt, f"{where}.n_images")
+    epsilons = _value(own["epsilons"], tuple[PositiveFloat, ...], f"{where}.epsilons")
+    if not epsilons or list(epsilons) != sorted(set(epsilons)):
+        raise ParamsError(f"{where}.epsilons: must be a non-empty list in ascending order without repeats")
+    config = parse(module.Config, entry, where)
+    if config.norm not in module.NORMS:
+        raise ParamsError(f"{where}.norm: {config.norm!r}; {kind} has {', '.join(module.NORMS)}")
+    return AttackEntry(name, kind, config, n_images, epsilons)
+
+
+def _resolve(room: components.Room, entry: dict[str, Any], where: str) -> tuple[str, Any]:
+    """Take ``kind`` out of the entry and find its module."""
+    if "kind" not in entry:
+        raise ParamsError(f"{where}: missing key 'kind'; one of {', '.join(components.kinds(room))}")
+    kind = _value(entry.pop("kind"), str, f"{where}.kind")
+    try:
+        return kind, components.load(room, kind)
+    except components.UnknownComponentError as error:
+        raise ParamsError(f"{where}.kind: {error}") from error
+
+
+def _seeds(raw: Any, where: str) -> tuple[int, ...]:
+    seeds: tuple[int, ...] = _value(raw, tuple[NonNegativeInt, ...], where)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ParamsError(f"{where}: must be a non-empty list without repeats")
+    return seeds
+
+
+def parse(cls: type[T], raw: Any, where: str) -> T:
+    """An instance of a dataclass from a mapping.
+
+    Raises:
+        ParamsError: a key is unknown, missing, mistyped or out of range; or ``__post_init__`` raised ValueError with
+            a text ``"<field>: <reason>"``.
+    """
+    entry = _mapping(raw, where)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    optional = {name for name, field in fields.items() if field.default is not dataclasses.MISSING}
+    _check_keys(entry, fields.keys(), optional, where)
+    hints = get_type_hints(cls, include_extras=True)
+    values = {name: _value(value, hints[name], f"{where}.{name}") for name, value in entry.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ParamsError(f"{where}.{error}") from error
+
+
+def _mapping(raw: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{where}: must be a mapping of keys to values, not {_describe(raw)}")
+    return raw
+
+
+def _check_keys(entry: dict[Any, Any], known: Any, optional: set[str], where: str) -> None:
+    for key in entry:
+        if key not in known:
+            raise ParamsError(f"{where}: unknown key {key!r}; {components.nearest(str(key), known)}")
+    missing = [key for key in known if key not in entry and key not in optional]
+    if missing:
+        raise ParamsError(f"{where}: missing {'keys' if len(missing) > 1 else 'key'} {', '.join(sorted(missing))}")
+
+
+def _value(raw: Any, hint: Any, where: str) -> Any:
+    """``raw`` as the type ``hint``, or a ParamsError."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        inner, *marks = get_args(hint)
+        value = _value(raw, inner, where)
+        for mark in marks:
+            reason = mark.violation(value) if isinstance(mark, Range) else None
+            if reason:
+                raise ParamsError(f"{where}: {reason}, not {raw!r}")
+        return value
+    if origin is Literal:
+        # bool is an int in Python: True would pass for 1.
+        if not any(raw == choice and type(raw) is type(choice) for choice in get_args(hint)):
+            raise ParamsError(f"{where}: must be one of {', '.join(map(str, get_args(hint)))}, not {raw!r}")
+        return raw
+    if origin in (Union, types.UnionType):
+        return _union(raw, get_args(hint), where)
+    if origin is tuple:
+        if not isinstance(raw, list):
+            raise ParamsError(f"{where}: must be a list, not {_describe(raw)}")
+        return tuple(_value(item, get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(raw))
+    if dataclasses.is_dataclass(hint):
+        return parse(hint, raw, where)  # type: ignore[arg-type]
+    return _scalar(raw, hint, where)
+
+
+def _union(raw: Any, members: tuple[Any, ...], where: str) -> Any:
+    if raw is None and type(None) in members:
+        return None
+    errors = []
+    for member in (m for m in members if m is not type(None)):
+        try:
+            return _value(raw, member, where)
+        except ParamsError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _scalar(raw: Any, hint: Any, where: str) -> Any:
+    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
+        raw = float(raw)
+    if type(raw) is not hint:
+        quoted = isinstance(raw, str) and hint in (int, float) and _is_number(raw)
+        remedy = "; remove the quotes" if quoted else ""
+        raise ParamsError(f"{where}: must be {_TYPE_NAMES[hint]}, not {_describe(raw)}{remedy}")
+    if isinstance(raw, float) and math.isnan(raw):
+        raise ParamsError(f"{where}: must be a number, not NaN")
+    return raw
+
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _describe(raw: Any) -> str:
+    if raw is None:
+        return "empty"
+    names = {dict: "a mapping", list: "a list", str: "the text", bool: "the truth value"}
+    return f"{names.get(type(raw), 'the number')} {raw!r}" if not isinstance(raw, dict | list) else names[type(raw)]

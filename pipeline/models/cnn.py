@@ -1,0 +1,23 @@
+"""A plain convolutional net: K blocks without residual connections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pipeline.fields import PositiveInt
+from pipeline.models.base import BlockConfig, ResidualFunction, assemble
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(BlockConfig):
+    """Attributes: blocks: number K of blocks z ← f_k(z), each with weights of its own."""
+
+    blocks: PositiveInt
+
+
+def build(config: Config, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+    """(B, *in_shape) in [0, 1] to logits (B, n_classes)."""
+    body = nn.Sequential(*(ResidualFunction(config) for _ in range(config.blocks)))
+    return assemble(body, config, in_shape=in_shape, n_classes=n_classes)

@@ -1,0 +1,35 @@
+"""A residual net with pre-activation blocks (He et al. 2016): K untied blocks z ← z + f_k(z)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pipeline.fields import PositiveInt
+from pipeline.models.base import BlockConfig, ResidualFunction, assemble
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(BlockConfig):
+    """Attributes: blocks: number K of residual blocks, each with weights of its own."""
+
+    blocks: PositiveInt
+
+
+class ResidualBlock(nn.Module):
+    """z + f(z)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.function = ResidualFunction(config)
+
+    def forward(self, z: Tensor) -> Tensor:
+        shift: Tensor = self.function(z)
+        return z + shift
+
+
+def build(config: Config, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+    """(B, *in_shape) in [0, 1] to logits (B, n_classes)."""
+    body = nn.Sequential(*(ResidualBlock(config) for _ in range(config.blocks)))
+    return assemble(body, config, in_shape=in_shape, n_classes=n_classes)

@@ -1,0 +1,160 @@
+"""Everything the report is made of, enumerated from params.yaml (files of removed entries are never looked at)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from pipeline import components, statistics
+from pipeline.config import AttackEntry, Params
+from pipeline.datasets.base import read_card, read_split
+from pipeline.errors import UserError
+from pipeline.schema import validate
+from pipeline.statistics import Estimate, Outcomes
+
+Images = dict[str, npt.NDArray[Any]]
+
+
+class ReportError(UserError):
+    """One line for the user: the file that is missing or does not fit, and what to run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One attack on all seeds of one architecture: its rows, and the images kept beside them."""
+
+    model: str
+    attack: AttackEntry
+    rows: pd.DataFrame
+    outcomes: Outcomes
+    images: Images
+
+    @cached_property
+    def curve(self) -> pd.DataFrame:
+        return statistics.curve(self.outcomes)
+
+    @cached_property
+    def area(self) -> Estimate:
+        return statistics.area(self.outcomes)
+
+    @cached_property
+    def median_size(self) -> Estimate:
+        return statistics.median_size(self.outcomes)
+
+    @property
+    def minimal(self) -> bool:
+        """Whether the attack sought the smallest perturbation, so that sizes are not those of a grid."""
+        return is_minimal(self.attack)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All inputs.
+
+    Attributes:
+        training: model to the training report of each seed.
+        results: model to attack to its result.
+        images: (N, C, H, W), the test images that adversarial examples are kept of, in [0, 1].
+        card: the data card.
+    """
+
+    params: Params
+    training: dict[str, list[dict[str, Any]]]
+    results: dict[str, dict[str, Result]]
+    images: npt.NDArray[np.float32]
+    card: dict[str, Any]
+
+    def of_attack(self, attack: str) -> list[Result]:
+        """The results of one attack on all architectures."""
+        return [results[attack] for results in self.results.values()]
+
+    def all(self) -> list[Result]:
+        """All results, architecture by architecture."""
+        return [result for results in self.results.values() for result in results.values()]
+
+
+def is_minimal(attack: AttackEntry) -> bool:
+    """Whether the attack seeks the smallest perturbation instead of spending a budget."""
+    return bool(components.load("attacks", attack.kind).GOAL == "minimal")
+
+
+def read_benchmark(params: Params, *, data: Path, checkpoints: Path, results: Path) -> Benchmark:
+    """Read and check all inputs.
+
+    Raises:
+        UserError: a file is missing, damaged, or not what params.yaml asks for.
+    """
+    test = read_split(data, "test")
+    return Benchmark(
+        params=params,
+        training={
+            model: [_read_json(checkpoints / model / f"seed-{seed}.json") for seed in params.seeds]
+            for model in params.models
+        },
+        results={
+            model: {
+                attack.name: _read_result(params, model, attack, results / model, len(test.labels))
+                for attack in params.attacks.values()
+            }
+            for model in params.models
+        },
+        images=test.inputs[: params.evaluate.n_examples].numpy(),
+        card=read_card(data),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _missing(path, error) from error
+    return report
+
+
+def _read_result(params: Params, model: str, attack: AttackEntry, folder: Path, n_test: int) -> Result:
+    path = folder / f"{attack.name}.parquet"
+    try:
+        rows = validate(pd.read_parquet(path), source=str(path))
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise _missing(path, error) from error
+    try:
+        rows = _wanted(rows, params, attack, min(attack.n_images, n_test))
+        outcomes = statistics.outcomes(rows, attack.epsilons)
+    except ValueError as error:
+        raise ReportError(f"{path}: not what params.yaml asks for: {error}; run `dvc repro`") from error
+    return Result(model, attack, rows, outcomes, _read_images(path.with_suffix(".examples.safetensors")))
+
+
+def _wanted(rows: pd.DataFrame, params: Params, attack: AttackEntry, n_images: int) -> pd.DataFrame:
+    """The rows of the seeds and images of params.yaml; all of them must be there."""
+    rows = rows[rows["seed"].isin(params.seeds) & (rows["index"] < n_images)]
+    missing = set(params.seeds) - set(rows["seed"])
+    if missing:
+        raise ValueError(f"no rows of seed {', '.join(map(str, sorted(missing)))}")
+    if rows["index"].nunique() != n_images:
+        raise ValueError(f"{rows['index'].nunique()} images, not {n_images}")
+    if not is_minimal(attack):
+        rows = rows[rows["epsilon"].isin(attack.epsilons)]
+    return rows
+
+
+def _read_images(path: Path) -> Images:
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise _missing(path, error) from error
+
+
+def _missing(path: Path, error: Exception) -> ReportError:
+    if isinstance(error, FileNotFoundError):
+        return ReportError(f"{path}: missing; run `dvc repro`")
+    return ReportError(f"{path}: not readable ({' '.join(str(error).split())[:200]}); run `dvc repro --force`")

@@ -1,0 +1,99 @@
+"""The report for machines and for a console: curves.csv, metrics.json, summary.md."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from pipeline import statistics
+from pipeline.report import tables
+from pipeline.report.cautions import cautions
+from pipeline.report.inputs import Benchmark, Result
+from pipeline.report.tables import Table
+
+QUESTION = "Are Neural ODE image classifiers really harder to fool than CNNs and ResNets?"
+
+HOW_TO_READ = (
+    "A line is one architecture: the share of test images that it still classifies correctly when the attack may go as "
+    "far as the horizontal axis says; at strength 0 that is its clean accuracy.",
+    "A higher line withstood this attack better, which is robustness only if no stronger attack of the same size pulls "
+    "it down: a weak attack makes every model look robust.",
+    "The bands are 95 % intervals over training seeds and test images; where they overlap, the picture shows no "
+    "difference.",
+)
+
+
+def curves(benchmark: Benchmark) -> pd.DataFrame:
+    """All curves: model, attack, norm, epsilon, robust_accuracy, low, high, n_images, n_seeds.
+
+    Strength 0 is clean accuracy on the attacked images.
+    """
+    parts = []
+    for result in benchmark.all():
+        curve = result.curve.copy()
+        names = {"model": result.model, "attack": result.attack.name, "norm": result.attack.norm}
+        for position, (column, value) in enumerate(names.items()):
+            curve.insert(position, column, value)
+        parts.append(curve)
+    return pd.concat(parts, ignore_index=True)
+
+
+def metrics(benchmark: Benchmark) -> dict[str, Any]:
+    """Numbers for ``dvc metrics``, architecture by architecture; what is not finite is left out."""
+    numbers = tables.architecture_numbers(benchmark)
+    return {
+        model: _finite(numbers[model]) | {name: _attack_metrics(result) for name, result in results.items()}
+        for model, results in benchmark.results.items()
+    }
+
+
+def _attack_metrics(result: Result) -> dict[str, Any]:
+    curve = result.curve
+    return _finite(
+        {
+            "area": result.area.value,
+            "area_low": result.area.low,
+            "area_high": result.area.high,
+            "median_size": result.median_size.value if result.attack.norm != "sigma" else math.nan,
+            "sensitivity": statistics.sensitivity(result.rows),
+            "failed_rows": float(statistics.is_failed(result.rows).sum()),
+            "robust_accuracy": {
+                f"{epsilon:g}": accuracy
+                for epsilon, accuracy in zip(curve["epsilon"], curve["robust_accuracy"], strict=True)
+            },
+        }
+        | statistics.cost_per_image(result.rows)
+    )
+
+
+def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in numbers.items() if isinstance(value, dict) or math.isfinite(value)}
+
+
+def summary(benchmark: Benchmark) -> str:
+    """The report as Markdown, for a console and for the page of a CI job."""
+    parts = [f"# {QUESTION}", describe(benchmark)]
+    parts += [f"> ⚠ {caution}" for caution in cautions(benchmark)]
+    parts += ["## Architectures", _block(tables.architectures(benchmark))]
+    parts += ["## Area under the curve", _block(tables.areas(benchmark))]
+    parts += ["## Robust accuracy"]
+    for name in benchmark.params.attacks:
+        parts += [f"### {name}", tables.robust_accuracies(benchmark.of_attack(name)).markdown()]
+    parts += ["## How to read a curve", " ".join(HOW_TO_READ)]
+    return "\n\n".join(parts) + "\n"
+
+
+def describe(benchmark: Benchmark) -> str:
+    """One sentence: what was measured on what."""
+    params = benchmark.params
+    counts = sorted({len(result.rows["index"].unique()) for result in benchmark.all()})
+    images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    counted = ((params.models, "architecture"), (params.seeds, "seed"), (params.attacks, "attack"))
+    cells = " × ".join(f"{len(things)} {word}{'s' * (len(things) != 1)}" for things, word in counted)
+    return f"{cells} on {images} test images of {params.dataset.kind}."
+
+
+def _block(table: Table) -> str:
+    return f"{table.caption}\n\n{table.markdown()}"

@@ -1,0 +1,172 @@
+"""Tables of the report, the same for the page and for the summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from pipeline import statistics
+from pipeline.report.inputs import Benchmark, Result
+from pipeline.statistics import Estimate
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts. The first column names the row."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The table without its caption, numbers aligned right."""
+        rule = ["---"] + ["---:"] * (len(self.columns) - 1)
+        lines = [self.columns, rule, *self.rows]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def architectures(benchmark: Benchmark) -> Table:
+    """What was trained, and what it cost: means over seeds."""
+    rows = []
+    for model, numbers in architecture_numbers(benchmark).items():
+        n = numbers.get
+        gap = f"{numbers['generalization_gap']:+.3f}"
+        accuracies = [f"{numbers[f'{split}_accuracy']:.3f}" for split in ("train", "validation", "test")]
+        costs = [f"{numbers['parameters']:,.0f}", f"{n('nfe', 0):.4g}" if n("nfe") else NOTHING]
+        times = [f"{numbers[f'{stage}_seconds']:.0f}" for stage in ("training", "attack")]
+        rows.append((model, *accuracies, gap, *costs, *times))
+    return Table(
+        "Accuracy on the three splits, the gap between training and test, size and time: means over the seeds. nfe is "
+        "the number of vector-field evaluations of one prediction.",
+        ("architecture", "train", "validation", "test", "gap", "parameters", "nfe", "training s", "attacks s"),
+        tuple(rows),
+    )
+
+
+def architecture_numbers(benchmark: Benchmark) -> dict[str, dict[str, float]]:
+    """Architecture to its numbers, means over the seeds; nfe 0 is no ODE."""
+    found = {}
+    for model, reports in benchmark.training.items():
+        results = list(benchmark.results[model].values())
+        accuracy = {
+            f"{split}_accuracy": fmean(report["accuracy"][split] for report in reports)
+            for split in ("train", "validation", "test")
+        }
+        found[model] = accuracy | {
+            "generalization_gap": accuracy["train_accuracy"] - accuracy["test_accuracy"],
+            "parameters": fmean(report["parameters"] for report in reports),
+            "nfe": fmean(float(result.rows["nfe"].mean()) for result in results),
+            "training_seconds": fmean(report["seconds"] for report in reports),
+            "attack_seconds": sum(statistics.seconds_per_seed(result.rows) for result in results),
+        }
+    return found
+
+
+def areas(benchmark: Benchmark) -> Table:
+    """Area under the curve, attack × architecture."""
+    rows = [
+        (name, *(estimate(result.area) for result in benchmark.of_attack(name))) for name in benchmark.params.attacks
+    ]
+    return Table(
+        "Area under the curve of robust accuracy, from strength 0 to the attack's largest, as a share of that range: 1 "
+        "is never fooled. In brackets the 95 % interval over seeds and images.",
+        ("attack", *benchmark.params.models),
+        tuple(rows),
+    )
+
+
+def robust_accuracies(results: Sequence[Result]) -> Table:
+    """One attack's curve in numbers, strength × architecture."""
+    curves = [result.curve for result in results]
+    rows = [
+        (
+            "0 (clean)" if i == 0 else f"{epsilon:g}",
+            *(estimate(Estimate(curve["robust_accuracy"][i], curve["low"][i], curve["high"][i])) for curve in curves),
+        )
+        for i, epsilon in enumerate(curves[0]["epsilon"])
+    ]
+    return Table(
+        "Robust accuracy with its 95 % interval.", ("strength", *(result.model for result in results)), tuple(rows)
+    )
+
+
+def details(results: Sequence[Result]) -> Table:
+    """One attack in numbers, architecture × measure; measures that mean nothing for it are left out."""
+    measures = [measure for measure in _MEASURES if any(measure.text(result) != NOTHING for result in results)]
+    rows = [(result.model, *(measure.text(result) for measure in measures)) for result in results]
+    notes = "; ".join(f"{measure.name}: {measure.meaning}" for measure in measures)
+    return Table(f"{notes}.", ("architecture", *(measure.name for measure in measures)), tuple(rows))
+
+
+@dataclass(frozen=True)
+class _Measure:
+    name: str
+    meaning: str
+    text: Callable[[Result], str]
+
+
+def estimate(value: Estimate, *, form: Callable[[float], str] = "{:.3f}".format) -> str:
+    """``value [low, high]``; a dash for NaN."""
+    if math.isnan(value.value):
+        return NOTHING
+    return f"{form(value.value)} [{form(value.low)}, {form(value.high)}]"
+
+
+def number(value: float) -> str:
+    """Three digits; a dash for NaN."""
+    return NOTHING if math.isnan(value) else f"{value:.3g}"
+
+
+def _median(result: Result) -> str:
+    if result.attack.norm == "sigma":
+        return NOTHING
+    beyond = "∞" if result.minimal else f"> {result.attack.epsilons[-1]:g}"
+    return estimate(result.median_size, form=lambda size: f"{size:.3g}" if math.isfinite(size) else beyond)
+
+
+def _found(result: Result) -> str:
+    return f"{statistics.found_share(result.outcomes):.3f}" if result.minimal else NOTHING
+
+
+def _mean_size(column: str) -> Callable[[Result], str]:
+    return lambda result: number(statistics.mean_sizes(result.rows)[column])
+
+
+def _cost(column: str) -> Callable[[Result], str]:
+    def text(result: Result) -> str:
+        cost = statistics.cost_per_image(result.rows)[column]
+        return f"{cost:,.0f}" if cost else NOTHING
+
+    return text
+
+
+_MEASURES = (
+    _Measure("area", "area under the curve, as a share of the strengths' range", lambda r: estimate(r.area)),
+    _Measure(
+        "median size",
+        "the smallest strength or size that fools half of the correctly classified images (an attack under a budget "
+        "knows it only on the grid of its strengths)",
+        _median,
+    ),
+    _Measure("found", "share of the correctly classified images fooled at any size", _found),
+    _Measure("‖τ‖_T", "mean largest displacement in pixels, over fooled images", _mean_size("size_deformation")),
+    _Measure("‖r‖₂", "mean ℓ2 size of the change, over fooled images", _mean_size("size_l2")),
+    _Measure("‖r‖∞", "mean ℓ∞ size, over fooled images", _mean_size("size_linf")),
+    _Measure("folded", "mean share of pixel cells on which the field folds", _mean_size("folded_share")),
+    _Measure(
+        "‖ΔF‖/‖r‖",
+        "median change of the logits per unit of ℓ2 change of the image; it grows with the logits' scale",
+        lambda r: number(statistics.sensitivity(r.rows)),
+    ),
+    _Measure("forwards", "model evaluations for an image's whole curve", _cost("n_forwards")),
+    _Measure("backwards", "gradients for an image's whole curve", _cost("n_backwards")),
+    _Measure("seconds", "wall time of the attack on one trained model", lambda r: f"{_seconds(r):.1f}"),
+)
+
+
+def _seconds(result: Result) -> float:
+    return statistics.seconds_per_seed(result.rows)

@@ -1,0 +1,67 @@
+"""attack: every attack on every seed of one architecture; ``python -m pipeline.stages.attack <model>``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+from safetensors.torch import load_file
+
+from pipeline.attacking import AttackRun, Target, make_cell, write_attack
+from pipeline.config import Component, Params, load_params
+from pipeline.datasets.base import Split, read_card, read_split
+from pipeline.errors import UserError
+from pipeline.files import atomic_directory, sha256
+from pipeline.stages.common import CHECKPOINTS, DATA, RESULTS, is_first_rank, pick, run
+from pipeline.store import locked
+from pipeline.training import build
+
+
+def main() -> None:
+    params = load_params()
+    model = pick(params.models, sys.argv, "models")
+    split, card = read_split(DATA, "test"), read_card(DATA)
+    with ExitStack() as stack:
+        if is_first_rank():
+            stack.enter_context(locked(f"attack-{model.name}"))
+        targets = [load_target(model, seed, split, card["n_classes"]) for seed in params.seeds]
+        runs = {name: attack_all(name, targets, params, split, card) for name in params.attacks}
+        if is_first_rank():
+            with atomic_directory(RESULTS / model.name) as folder:
+                for name, finished in runs.items():
+                    write_attack(finished, folder, name, n_examples=params.evaluate.n_examples)
+
+
+def attack_all(name: str, targets: list[Target], params: Params, split: Split, card: dict[str, Any]) -> list[AttackRun]:
+    """One attack on every seed."""
+    runs = []
+    for target in targets:
+        attack, judge = params.attacks[name], params.evaluate
+        cell = make_cell(target, attack, judge, dataset=params.dataset.kind, card=card)
+        run = AttackRun(target, attack, judge, cell, split)
+        run.predict(params.compute)
+        runs.append(run)
+    return runs
+
+
+def load_target(model: Component, seed: int, split: Split, n_classes: int) -> Target:
+    """A trained net from its checkpoint.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged, or of another architecture.
+    """
+    path = CHECKPOINTS / model.name / f"seed-{seed}.safetensors"
+    net = build(model, in_shape=split.in_shape, n_classes=n_classes, seed=seed)
+    try:
+        net.load_state_dict(load_file(path))
+    except Exception as error:
+        raise UserError(
+            f"{path}: missing, damaged or of another architecture ({' '.join(str(error).split())[:200]}); "
+            f"run `dvc repro --force train@{model.name}`"
+        ) from error
+    return Target(model, seed, net.eval(), sha256(path))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,35 @@
+"""train: every seed of one architecture; ``python -m pipeline.stages.train <model>``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+
+from safetensors.torch import save_file
+
+from pipeline.config import load_params
+from pipeline.datasets.base import SPLITS, read_card, read_split
+from pipeline.files import atomic_directory, write_json
+from pipeline.stages.common import CHECKPOINTS, DATA, is_first_rank, pick, run
+from pipeline.store import locked
+from pipeline.training import train
+
+
+def main() -> None:
+    params = load_params()
+    model = pick(params.models, sys.argv, "models")
+    card = read_card(DATA)
+    splits = {name: read_split(DATA, name) for name in SPLITS}
+    with ExitStack() as stack:
+        if is_first_rank():
+            stack.enter_context(locked(f"train-{model.name}"))
+        trained = {seed: train(params, model, seed, splits, card) for seed in params.seeds}
+        if is_first_rank():
+            with atomic_directory(CHECKPOINTS / model.name) as folder:
+                for seed, (weights, report) in trained.items():
+                    save_file(weights, folder / f"seed-{seed}.safetensors", metadata={"key": report["key"]})
+                    write_json(folder / f"seed-{seed}.json", report)
+
+
+if __name__ == "__main__":
+    run(main)

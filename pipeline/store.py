@@ -1,0 +1,110 @@
+"""What is finished and need never be computed again: trained weights and judged rows, each under its key.
+
+Keys hash everything that determines a result (``pipeline.provenance``), so nothing here is ever stale; the folder may
+be deleted at any time, at the price of computing again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_write
+from pipeline.schema import validate
+
+STORE = Path(".store")
+
+
+class LockedError(UserError):
+    """Another run is computing the same cell."""
+
+
+@contextmanager
+def locked(name: str, *, store: Path = STORE) -> Iterator[None]:
+    """Hold a cell's lock; it is released by the operating system even if the process is killed.
+
+    Raises:
+        LockedError: another process holds it.
+    """
+    path = store / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=1):
+            yield
+    except Timeout as error:
+        raise LockedError(f"{name}: another run is computing this cell ({path}); wait for it or stop it") from error
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows of some examples of one chunk at one strength, with the images (and fields) they were judged on."""
+
+    rows: pd.DataFrame
+    images: dict[str, Tensor]
+
+
+class RowStore:
+    """Units of one cell (model × seed × attack), a pair of files each: ``<chunk>-<epsilon>-<part>.parquet`` + images.
+
+    A unit may come in parts: when a lower strength is removed from params, examples that had fallen there must be
+    attacked after all, and are added.
+    """
+
+    def __init__(self, key: str, *, store: Path = STORE) -> None:
+        self.folder = store / "rows" / key
+
+    def load(self, chunk: int, epsilon: float | None) -> Unit | None:
+        """Everything stored of a chunk at a strength, or None. A damaged file counts as absent and is removed."""
+        units = [unit for path in self._paths(chunk, epsilon) if (unit := _read(path)) is not None]
+        if not units:
+            return None
+        images = {name: torch.cat([unit.images[name] for unit in units]) for name in units[0].images}
+        return Unit(pd.concat([unit.rows for unit in units], ignore_index=True), images)
+
+    def forget_crashed(self) -> None:
+        """Remove units whose attack raised: the next run tries them again."""
+        for path in self.folder.glob("*.parquet"):
+            unit = _read(path)
+            if unit is not None and (unit.rows["status"] == "crashed").any():
+                _remove(path)
+
+    def add(self, chunk: int, epsilon: float | None, unit: Unit) -> None:
+        """Store one more part; visible as a whole or not at all (the rows are written last)."""
+        taken = [int(path.stem.rpartition("-")[2]) for path in self._paths(chunk, epsilon)]
+        path = self.folder / f"{_name(chunk, epsilon)}-{max(taken, default=-1) + 1}.parquet"
+        with atomic_write(path.with_suffix(".safetensors")) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in unit.images.items()}, temporary)
+        with atomic_write(path) as temporary:
+            unit.rows.to_parquet(temporary, index=False)
+
+    def _paths(self, chunk: int, epsilon: float | None) -> list[Path]:
+        pattern = re.compile(re.escape(_name(chunk, epsilon)) + r"-\d+\.parquet")
+        return sorted(path for path in self.folder.glob("*.parquet") if pattern.fullmatch(path.name))
+
+
+def _name(chunk: int, epsilon: float | None) -> str:
+    return f"{chunk:06d}-{'minimal' if epsilon is None else repr(epsilon)}"
+
+
+def _read(path: Path) -> Unit | None:
+    images = path.with_suffix(".safetensors")
+    try:
+        return Unit(validate(pd.read_parquet(path), source=str(path)), load_file(images))
+    except Exception:  # pyarrow and safetensors raise many kinds for a damaged file; all mean "compute it again"
+        _remove(path)
+        return None
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_suffix(".safetensors").unlink(missing_ok=True)

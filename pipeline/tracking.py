@@ -1,0 +1,314 @@
+"""MLflow: the only module that imports it, and late, because the import takes seconds.
+
+What a run shall hold is a ``Record``; ``publish`` makes the store hold exactly the given records as its current runs.
+A record that is there already is left alone, so that publishing twice adds nothing twice, and one that was only
+half written counts for nothing. Pages of the user interface are stored beside the runs as saved views (``View``).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import ssl
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from pipeline.errors import UserError
+from pipeline.files import digest, sha256
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "ode-robustness"
+STORE = "sqlite:///mlflow.db"
+ARTIFACTS = Path("mlartifacts")
+
+_METRICS_PER_CALL = 1000  # MLflow's limit
+_VIEW_TAG = "mlflow.sharedViewState."  # where MLflow's pages look for saved views
+_OWN_VIEWS = "benchmark-"  # saved views of users are left alone
+
+# MLflow sends usage statistics to its makers unless told otherwise.
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+
+
+class UnreachableError(UserError):
+    """No server answers at the tracking address."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value of a run; values of one key at several steps are a curve."""
+
+    key: str
+    value: float
+    step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What one run holds.
+
+    Attributes:
+        name: shown in every list and legend.
+        note: description in Markdown.
+        tags: what runs are found and filtered by.
+        params: configuration, flat.
+        metrics: curves and summaries; all finite.
+        artifacts: folder of the run ("" for the top) to files.
+    """
+
+    name: str
+    note: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Sequence[Metric]
+    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """Equal for records that would be equal runs: everything above, files by their contents."""
+        files = {
+            folder: [(path.name, sha256(path)) for path in paths] for folder, paths in sorted(self.artifacts.items())
+        }
+        return digest(
+            [self.name, self.note, dict(self.tags), dict(self.params), [asdict(m) for m in self.metrics], files]
+        )
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines of the metrics ``keys``, one line style each, against the metric ``x`` (None: against the step)."""
+
+    keys: tuple[str, ...]
+    x: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A page of MLflow: the runs that a filter finds, and the charts above them.
+
+    Attributes:
+        key: identifies it in links.
+        name: shown under "Saved views".
+        filter: MLflow search expression.
+        charts: in the order shown.
+        columns: tags and metrics of the table, such as ``tags.model``.
+    """
+
+    key: str
+    name: str
+    filter: str
+    charts: tuple[Chart, ...]
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many runs a publication added, found unchanged, and took out of the current ones."""
+
+    added: int
+    unchanged: int
+    retired: int
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An open store."""
+
+    uri: str
+    client: MlflowClient
+    id: str
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, or a database in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or STORE
+
+
+def is_server(uri: str) -> bool:
+    """Whether the address is a server's, and not a database's."""
+    return uri.startswith(("http://", "https://"))
+
+
+def connect(uri: str) -> Experiment:
+    """Open the store and its experiment; both are made if they do not exist.
+
+    Raises:
+        UnreachableError: ``uri`` is a server's, and nothing answers within five seconds.
+    """
+    if is_server(uri):
+        # MLflow itself would try for minutes.
+        _probe(uri)
+    os.environ.update(QUIET)
+    if uri == STORE:
+        _skip_fsync()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return Experiment(uri, client, found.experiment_id)
+    location = None if is_server(uri) else ARTIFACTS.resolve().as_uri()
+    return Experiment(uri, client, client.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def _probe(uri: str) -> None:
+    try:
+        urllib.request.urlopen(uri, timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # an answer, be it a refusal
+    except OSError as error:
+        if not isinstance(getattr(error, "reason", None), ssl.SSLError):
+            raise UnreachableError(f"MLflow at {uri} not reachable") from error
+
+
+def _skip_fsync() -> None:
+    """Thousands of commits without waiting for the disk: what a power failure destroys is published again."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def _(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+
+def publish(experiment: Experiment, records: Iterable[Record], *, origin: Mapping[str, str]) -> Outcome:
+    """Make the records the current runs (tag ``current``) of the experiment.
+
+    Args:
+        origin: tags of runs added now that do not make a record another one, such as the commit.
+    """
+    client = experiment.client
+    stored: dict[str, list[Any]] = {}
+    for run in _runs(experiment):
+        if run.data.tags.get("complete") == "true":
+            stored.setdefault(run.data.tags["results_hash"], []).append(run)
+        elif "results_hash" in run.data.tags:  # a publication was killed here
+            client.delete_run(run.info.run_id)
+    wanted = {record.hash: record for record in records}
+    for hash_ in wanted.keys() - stored.keys():
+        _add(experiment, wanted[hash_], hash_, origin)
+    retired = 0
+    for hash_, runs in stored.items():
+        for position, run in enumerate(runs):
+            current = hash_ in wanted and position == 0
+            if (run.data.tags.get("current") == "true") != current:
+                client.set_tag(run.info.run_id, "current", str(current).lower())
+                retired += not current
+    added = len(wanted.keys() - stored.keys())
+    return Outcome(added, len(wanted) - added, retired)
+
+
+def _runs(experiment: Experiment) -> Iterable[Any]:
+    token = None
+    while True:
+        page = experiment.client.search_runs([experiment.id], max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _add(experiment: Experiment, record: Record, hash_: str, origin: Mapping[str, str]) -> None:
+    """Tag ``complete`` is set when all else is stored; a run without it does not count."""
+    from mlflow import entities
+
+    client, now = experiment.client, int(time.time() * 1000)
+    tags = {**record.tags, **origin, "mlflow.note.content": record.note, "results_hash": hash_}
+    run_id = client.create_run(experiment.id, tags=tags, run_name=record.name).info.run_id
+    params = [entities.Param(key, value) for key, value in record.params.items()]
+    metrics = [entities.Metric(metric.key, metric.value, now, metric.step) for metric in record.metrics]
+    client.log_batch(run_id, metrics[:_METRICS_PER_CALL], params)
+    for start in range(_METRICS_PER_CALL, len(metrics), _METRICS_PER_CALL):
+        client.log_batch(run_id, metrics[start : start + _METRICS_PER_CALL])
+    for folder, paths in record.artifacts.items():
+        for path in paths:
+            client.log_artifact(run_id, str(path), folder or None)
+    client.set_terminated(run_id)
+    client.log_batch(run_id, tags=[entities.RunTag("current", "true"), entities.RunTag("complete", "true")])
+
+
+def describe(experiment: Experiment, note: str, views: Sequence[View]) -> None:
+    """Store the experiment's description and its saved views; of the views stored earlier only these remain."""
+    client = experiment.client
+    stored = client.get_experiment(experiment.id).tags
+    wanted = {"mlflow.note.content": note, "mlflow.experimentKind": "custom_model_development"}
+    wanted |= {_VIEW_TAG + _OWN_VIEWS + view.key: _envelope(view, -i) for i, view in enumerate(views)}
+    for key, value in wanted.items():
+        if stored.get(key) != value:
+            client.set_experiment_tag(experiment.id, key, value)
+    for key in stored:
+        if key.startswith(_VIEW_TAG + _OWN_VIEWS) and key not in wanted:
+            client.delete_experiment_tag(experiment.id, key)
+
+
+def links(experiment: Experiment, base: str) -> dict[str, str]:
+    """Names and addresses of the stored views and of the report, on the server at ``base``."""
+    client, pages = experiment.client, f"{base.rstrip('/')}/#/experiments/{experiment.id}/runs"
+    tags = client.get_experiment(experiment.id).tags
+    stored = {key: json.loads(value) for key, value in tags.items() if key.startswith(_VIEW_TAG + _OWN_VIEWS)}
+    found = {}
+    for key, view in sorted(stored.items(), key=lambda item: -item[1]["createdAt"]):
+        query = {"viewStateShareKey": key.removeprefix(_VIEW_TAG), "compareRunsMode": "CHART"}
+        found[view["name"]] = f"{pages}?{urlencode(query | {'workflowType': 'machine_learning'})}"
+    for run in client.search_runs([experiment.id], "tags.level = 'report' and tags.current = 'true'"):
+        found["Report"] = f"{pages}/{run.info.run_id}/artifacts/index.html"
+    return found
+
+
+def _envelope(view: View, order: int) -> str:
+    """A saved view as MLflow's pages store it (their ``savedViewEnvelope.ts``): newest first, so the order is a date."""
+    text = json.dumps(_page_state(view), separators=(",", ":"), ensure_ascii=False)
+    state = "deflate;" + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    return json.dumps({"name": view.name, "createdAt": order, "updatedAt": order, "state": state}, ensure_ascii=False)
+
+
+def _page_state(view: View) -> dict[str, Any]:
+    """Their ``ExperimentPageUIState`` and search facets; what is absent is taken from their defaults."""
+    section = f"{view.key}-charts"
+    columns = min(len(view.charts), 3)
+    return {
+        "searchFilter": view.filter,
+        "orderByKey": "tags.`mlflow.runName`",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "runsHiddenMode": "SHOW_ALL",
+        "selectedColumns": list(view.columns),
+        "compareRunSections": [
+            {"uuid": section, "name": view.name, "display": True, "isReordered": True, "columns": columns}
+        ],
+        "compareRunCharts": [_card(chart, f"{view.key}-{i}", section) for i, chart in enumerate(view.charts)],
+        "isAccordionReordered": True,
+    }
+
+
+def _card(chart: Chart, uuid: str, section: str) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "type": "LINE",
+        "metricSectionId": section,
+        "deleted": False,
+        "isGenerated": False,
+        "metricKey": chart.keys[0],
+        "selectedMetricKeys": list(chart.keys),
+        "xAxisKey": "step" if chart.x is None else "metric",
+        "selectedXAxisMetricKey": chart.x or "",
+        "useGlobalXaxisKey": False,
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "lineSmoothness": 0,
+        "useGlobalLineSmoothing": False,
+        "range": {},
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "ignoreOutliers": False,
+    }

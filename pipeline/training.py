@@ -1,0 +1,175 @@
+"""One trained model: its key, its training run, its weights and what is known of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline import components, provenance
+from pipeline.classifier import Classifier, batches
+from pipeline.config import Component, ComputeConfig, Params, TrainConfig
+from pipeline.datasets.base import Split
+from pipeline.files import atomic_write, digest, write_json
+from pipeline.seeds import derive_seed
+from pipeline.store import STORE
+from pipeline.trainer import make_trainer
+
+logger = logging.getLogger(__name__)
+
+
+def build(model: Component, *, in_shape: tuple[int, int, int], n_classes: int, seed: int) -> nn.Module:
+    """The untrained net. Its initial weights depend on the seed alone, so equal parts start equal."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initial weights"))
+        net: nn.Module = components.load("models", model.kind).build(
+            model.config, in_shape=in_shape, n_classes=n_classes
+        )
+    return net
+
+
+def training_key(model: Component, train: TrainConfig, card: dict[str, Any], seed: int) -> str:
+    """Hash of everything that determines the weights."""
+    return digest(
+        {
+            "model": [model.kind, asdict(model.config)],
+            "train": asdict(train),
+            "data": [card["splits"][name]["sha256"] for name in ("train", "validation")],
+            "seed": seed,
+            "code": provenance.code_hash(["pipeline.training", f"pipeline.models.{model.kind}"]),
+            "environment": provenance.environment(),
+        }
+    )
+
+
+def train(
+    params: Params, model: Component, seed: int, splits: dict[str, Split], card: dict[str, Any], *, store: Path = STORE
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and report of one model and seed: from the store, continued where it was killed, or from the start.
+
+    Raises:
+        TrainingDivergedError: the loss is not finite.
+    """
+    key = training_key(model, params.train, card, seed)
+    path = store / "checkpoints" / f"{key}.safetensors"
+    if not (path.is_file() and path.with_suffix(".json").is_file()):
+        net = build(model, in_shape=splits["train"].in_shape, n_classes=card["n_classes"], seed=seed)
+        weights, report = _fit(net, params.train, params.compute, seed, splits, store / "training" / key)
+        report |= {"model": model.name, "kind": model.kind, "seed": seed, "key": key}
+        logger.info(
+            "%s seed %d: test accuracy %.4f after %.0f s",
+            model.name,
+            seed,
+            report["accuracy"]["test"],
+            report["seconds"],
+        )
+        with atomic_write(path) as temporary:
+            save_file(weights, temporary, metadata={"key": key, "kind": model.kind})
+        write_json(path.with_suffix(".json"), report)
+    report = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return load_file(path), report
+
+
+def _fit(
+    net: nn.Module, train: TrainConfig, compute: ComputeConfig, seed: int, splits: dict[str, Split], folder: Path
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    steps = train.epochs * (len(splits["train"].labels) // train.batch_size)
+    classifier = Classifier(net, train, seed=seed, steps=steps)
+    best = ModelCheckpoint(
+        folder, filename="best", monitor="validation_loss", save_last=True, enable_version_counter=False
+    )
+    history = History()
+    trainer = make_trainer(
+        compute,
+        max_epochs=train.epochs,
+        precision=train.precision,
+        gradient_clip_val=train.gradient_clip,
+        num_sanity_val_steps=0,
+        callbacks=[best, history],
+    )
+    resume = folder / "last.ckpt"
+    started = time.perf_counter()
+    trainer.fit(
+        classifier,
+        datamodule=Batches(splits, train.batch_size, seed),
+        ckpt_path=resume if resume.is_file() else None,
+        weights_only=True,
+    )
+    seconds = time.perf_counter() - started
+    state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
+    weights = {name.removeprefix("net."): tensor.contiguous() for name, tensor in state.items()}
+    net.load_state_dict(weights)
+    return weights, {
+        "accuracy": {name: accuracy(net, split) for name, split in splits.items()},
+        "history": history.epochs,
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "seconds": seconds,
+    }
+
+
+class Batches(pl.LightningDataModule):
+    """Loaders made when the rank is known."""
+
+    def __init__(self, splits: dict[str, Split], batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.splits, self.batch_size, self.seed = splits, batch_size, seed
+
+    def train_dataloader(self) -> Any:
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return self._loader("validation", shuffle=False)
+
+    def _loader(self, name: str, *, shuffle: bool) -> Any:
+        assert self.trainer is not None
+        return batches(
+            self.splits[name],
+            batch_size=self.batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+
+class History(Callback):
+    """Metrics of every epoch, a line each, kept in the checkpoint so that a resumed run knows its past."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        names = ("train_loss", "validation_loss", "validation_accuracy")
+        metrics = {name: float(trainer.callback_metrics[name]) for name in names}
+        self.epochs.append({"epoch": pl_module.current_epoch} | metrics)
+        if trainer.is_global_zero:
+            text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
+            logger.info("epoch %d/%s: %s", pl_module.current_epoch + 1, trainer.max_epochs, text)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = list(state_dict["epochs"])
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, split: Split, *, batch_size: int = 500) -> float:
+    """Share of a split's images that the net predicts right."""
+    net.eval()
+    device = next(net.parameters()).device
+    correct = 0
+    for inputs, labels in zip(
+        torch.split(split.inputs, batch_size), torch.split(split.labels, batch_size), strict=True
+    ):
+        correct += int((net(inputs.to(device)).argmax(1).cpu() == labels).sum())
+    return correct / len(split.labels)

@@ -1,0 +1,269 @@
+"""solve() against matrix exponentials, measured convergence orders and finite differences; the field's time channel."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.models import euler_net, neural_ode
+from pipeline.models.base import BlockConfig
+from pipeline.models.vector_field import TimeConv2d, TimeField
+from pipeline.ode import Solution, SolverConfig, solve
+from pipeline.ode.solve import SolverStatus
+
+Method = Literal["euler", "midpoint", "rk4"]
+ORDERS: dict[Method, int] = {"euler": 1, "midpoint": 2, "rk4": 4}
+STAGES: dict[Method, int] = {"euler": 1, "midpoint": 2, "rk4": 4}
+MATRIX = torch.tensor([[-0.5, 2.0, 0.3], [-2.0, -0.5, 0.1], [0.2, 0.4, 0.7]], dtype=torch.float64)
+
+
+def fixed(method: Method, steps: int, gradient: Literal["backprop", "adjoint"] = "backprop") -> SolverConfig:
+    return SolverConfig(method=method, steps=steps, rtol=None, atol=None, max_steps=None, gradient=gradient)
+
+
+def adaptive(
+    tolerance: float, *, max_steps: int = 1000, gradient: Literal["backprop", "adjoint"] = "backprop"
+) -> SolverConfig:
+    return SolverConfig(
+        method="dopri5", steps=None, rtol=tolerance, atol=tolerance, max_steps=max_steps, gradient=gradient
+    )
+
+
+def linear(_t: Tensor, z: Tensor) -> Tensor:
+    return z @ MATRIX.T
+
+
+def solve_linear(config: SolverConfig, z0: Tensor, *, t0: float = 0.0, t1: float = 1.0) -> Solution:
+    return solve(linear, z0, t0=t0, t1=t1, config=config, parameters=())
+
+
+def states(n: int = 5) -> Tensor:
+    return torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("method", ORDERS)
+def test_convergence_order_on_a_linear_system(method: Method) -> None:
+    z0 = states()
+    exact = z0 @ torch.linalg.matrix_exp(MATRIX).T
+    counts = (16, 32, 64)
+    errors = [float((solve_linear(fixed(method, n), z0).z1 - exact).norm()) for n in counts]
+    measured = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
+    assert measured == pytest.approx([ORDERS[method]] * 2, abs=0.15)
+
+
+@pytest.mark.parametrize("method", ORDERS)
+def test_convergence_order_when_the_field_depends_on_time(method: Method) -> None:
+    """dz/dt = z cos t: z(t) = z₀ exp(sin t - sin t0). A solver that ignores the stages' times falls to order 1 or 0."""
+    z0 = states()
+    exact = z0 * math.exp(math.sin(2.0) - math.sin(0.5))
+
+    def error(steps: int) -> float:
+        config = fixed(method, steps)
+        z1 = solve(lambda t, z: z * t.cos(), z0, t0=0.5, t1=2.0, config=config, parameters=()).z1
+        return float((z1 - exact).norm())
+
+    errors = error(16), error(32)
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDERS[method], abs=0.2)
+
+
+@pytest.mark.parametrize("method", ORDERS)
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_nfe_is_exact(method: Method, steps: int) -> None:
+    assert solve_linear(fixed(method, steps), states()).nfe == STAGES[method] * steps
+
+
+def test_nfe_counts_every_evaluation_of_an_adaptive_solve() -> None:
+    calls = 0
+
+    def counted(t: Tensor, z: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return linear(t, z)
+
+    solution = solve(counted, states(), t0=0.0, t1=1.0, config=adaptive(1e-6), parameters=())
+    assert solution.nfe == calls > 6
+
+
+@pytest.mark.parametrize("config", [fixed("rk4", 64), adaptive(1e-9)], ids=["rk4", "dopri5"])
+def test_backwards_in_time_undoes_forwards(config: SolverConfig) -> None:
+    z0 = states()
+    there = solve_linear(config, z0).z1
+    torch.testing.assert_close(solve_linear(config, there, t0=1.0, t1=0.0).z1, z0, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-7])
+def test_an_adaptive_solve_keeps_its_tolerance(tolerance: float) -> None:
+    z0 = states()
+    error = (solve_linear(adaptive(tolerance), z0).z1 - z0 @ torch.linalg.matrix_exp(MATRIX).T).abs().max()
+    assert error < 20 * tolerance
+
+
+def test_fixed_steps_do_not_couple_the_batch() -> None:
+    z0 = states(5)
+    whole = solve_linear(fixed("rk4", 4), z0).z1
+    alone = torch.cat([solve_linear(fixed("rk4", 4), z0[i : i + 1]).z1 for i in range(5)])
+    torch.testing.assert_close(whole, alone, rtol=0, atol=1e-14)
+
+
+# Gradients, on a smooth field with parameters.
+
+
+class Smooth(nn.Module):
+    """f(t, z) = tanh(z Wᵀ + t b)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.weight = nn.Parameter(torch.randn(3, 3, dtype=torch.float64, generator=generator))
+        self.bias = nn.Parameter(torch.randn(3, dtype=torch.float64, generator=generator))
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        return torch.tanh(z @ self.weight.T + t * self.bias)
+
+
+def loss_of(field: Smooth, z0: Tensor, config: SolverConfig) -> Tensor:
+    z1 = solve(field, z0, t0=0.0, t1=1.0, config=config, parameters=tuple(field.parameters())).z1
+    return (z1.sin() * torch.arange(1, 4)).sum()
+
+
+def gradients(config: SolverConfig) -> list[Tensor]:
+    field, z0 = Smooth(), states().requires_grad_()
+    return list(torch.autograd.grad(loss_of(field, z0, config), (z0, field.weight, field.bias)))
+
+
+@torch.no_grad()
+def finite_differences(config: SolverConfig, *, h: float = 1e-6) -> list[Tensor]:
+    field, z0 = Smooth(), states()
+    found = []
+    for tensor in (z0, field.weight, field.bias):
+        slope, flat = torch.zeros_like(tensor), tensor.view(-1)
+        for i in range(flat.numel()):
+            kept = float(flat[i])
+            flat[i] = kept + h
+            high = float(loss_of(field, z0, config))
+            flat[i] = kept - h
+            low = float(loss_of(field, z0, config))
+            flat[i] = kept
+            slope.view(-1)[i] = (high - low) / (2 * h)
+        found.append(slope)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("config", "tolerance"),
+    # An adaptive solve is differentiated with its steps held fixed: right to its tolerance only.
+    [(fixed("euler", 3), 1e-7), (fixed("rk4", 3), 1e-7), (adaptive(1e-9), 1e-6)],
+    ids=["euler", "rk4", "dopri5"],
+)
+def test_backprop_is_the_derivative_of_the_discrete_solve(config: SolverConfig, tolerance: float) -> None:
+    for gradient, expected in zip(gradients(config), finite_differences(config), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("through", "adjoint"),
+    [
+        (fixed("rk4", 64), fixed("rk4", 64, "adjoint")),
+        (adaptive(1e-10), adaptive(1e-10, gradient="adjoint")),
+    ],
+    ids=["rk4", "dopri5"],
+)
+def test_adjoint_gradient_converges_to_backprop(through: SolverConfig, adjoint: SolverConfig) -> None:
+    for gradient, expected in zip(gradients(adjoint), gradients(through), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_adjoint_gradient_of_coarse_steps_differs() -> None:
+    """Why attacks go through the solver: the adjoint is the gradient of the continuous flow, not of the computation."""
+    exact, other = gradients(fixed("euler", 3))[0], gradients(fixed("euler", 3, "adjoint"))[0]
+    assert (exact - other).abs().max() > 1e-3
+
+
+# Failures are statuses.
+
+
+def test_too_many_steps_end_with_a_status_and_nan() -> None:
+    solution = solve_linear(adaptive(1e-12, max_steps=2), states())
+    assert solution.status == SolverStatus.STEP_LIMIT
+    assert solution.z1.shape == (5, 3)
+    assert solution.z1.isnan().all()
+    assert solution.nfe > 0
+
+
+def test_a_field_that_is_not_finite_ends_an_adaptive_solve_with_a_status() -> None:
+    solution = solve(lambda _t, z: z / 0, states(), t0=0.0, t1=1.0, config=adaptive(1e-6), parameters=())
+    assert solution.status == SolverStatus.NON_FINITE
+    assert solution.z1.isnan().all()
+
+
+def test_a_state_that_is_not_finite_spoils_no_other_at_fixed_steps() -> None:
+    z0 = states()
+    z0[2] = torch.nan
+    z1 = solve_linear(fixed("rk4", 4), z0).z1
+    assert z1.isfinite().all(1).tolist() == [True, True, False, True, True]
+
+
+def test_a_failed_solve_can_be_differentiated() -> None:
+    """Attacks ask for a gradient of whatever comes back; NaN is an answer, an exception is a crash."""
+    z0 = states().requires_grad_()
+    z1 = solve_linear(adaptive(1e-12, max_steps=2), z0).z1
+    (gradient,) = torch.autograd.grad(z1.sum(), z0)
+    assert gradient.isnan().all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": None}, {"rtol": 0.1}, {"method": "dopri5"}, {"method": "dopri5", "steps": None, "rtol": 1e-3}],
+)
+def test_a_config_that_leaves_something_open_is_refused(changes: dict[str, Any]) -> None:
+    arguments = {"method": "rk4", "steps": 4, "rtol": None, "atol": None, "max_steps": None, "gradient": "backprop"}
+    with pytest.raises(ValueError, match=r"^(steps|rtol|atol|max_steps): (needed by|must be null for) "):
+        SolverConfig(**arguments | changes)  # type: ignore[arg-type]
+
+
+# The field of the image models.
+
+
+def test_time_conv_is_the_convolution_of_the_joined_state() -> None:
+    conv = TimeConv2d(4).double()
+    joint = nn.Conv2d(5, 4, 3, padding=1).double()
+    with torch.no_grad():
+        joint.weight.copy_(torch.cat((conv.time.weight, conv.state.weight), dim=1))
+        assert joint.bias is not None
+        assert conv.state.bias is not None
+        joint.bias.copy_(conv.state.bias)
+        z, t = torch.randn(3, 4, 6, 7, dtype=torch.float64), torch.tensor(0.37, dtype=torch.float64)
+        expected = joint(torch.cat((t.expand(3, 1, 6, 7), z), dim=1))
+        torch.testing.assert_close(conv(t, z, conv.time_map(z)), expected, rtol=0, atol=1e-12)
+
+
+def test_adjoint_reaches_every_weight_of_the_time_field() -> None:
+    """The time maps are not parameters; the adjoint must carry their gradients on to the weights all the same."""
+    torch.manual_seed(0)
+    time_field = TimeField(BlockConfig(channels=4, groups=2)).double()
+    z0 = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    found = []
+    for gradient in ("backprop", "adjoint"):
+        field, parameters = time_field.bind(z0)
+        config = fixed("rk4", 32, gradient)
+        z1 = solve(field, z0, t0=0.0, t1=1.0, config=config, parameters=parameters).z1
+        found.append(torch.autograd.grad(z1.square().sum(), tuple(time_field.parameters())))
+    for (name, _), through, adjoint in zip(time_field.named_parameters(), *found, strict=True):
+        assert through.any(), name
+        # The field has kinks (ReLU), where neither converges fast.
+        torch.testing.assert_close(adjoint, through, rtol=2e-2, atol=2e-2 * float(through.abs().max()))
+
+
+def test_euler_net_is_the_ode_solved_by_euler() -> None:
+    shape: dict[str, Any] = {"in_shape": (1, 28, 28), "n_classes": 3}
+    tied = euler_net.build(euler_net.Config(channels=8, groups=2, blocks=5), **shape).double()
+    flow = neural_ode.build(neural_ode.Config(channels=8, groups=2, solver=fixed("euler", 5)), **shape).double()
+    flow.load_state_dict(tied.state_dict())
+    inputs = torch.rand(2, 1, 28, 28, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(flow(inputs), tied(inputs), rtol=0, atol=1e-12)

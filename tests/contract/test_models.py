@@ -1,0 +1,147 @@
+"""What every architecture owes the benchmark. A new one is picked up by its file and its params.yaml entry."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline import components
+from pipeline.config import Component, load_params, parse
+from pipeline.provenance import ROOT
+from pipeline.training import build
+
+IN_SHAPE, N_CLASSES = (1, 28, 28), 10
+# Entries of kinds that params.yaml does not use, and of settings worth testing besides: {name: entry}.
+WITHOUT_ENTRY: dict[str, dict[str, Any]] = {
+    "dopri5": {
+        "kind": "neural_ode",
+        "channels": 16,
+        "groups": 4,
+        "solver": {
+            "method": "dopri5",
+            "steps": None,
+            "rtol": 1e-3,
+            "atol": 1e-3,
+            "max_steps": 1000,
+            "gradient": "adjoint",
+        },
+    },
+}
+KINDS = components.kinds("models")
+
+
+def from_table(name: str, entry: dict[str, Any]) -> Component:
+    kind = entry["kind"]
+    arguments = {key: value for key, value in entry.items() if key != "kind"}
+    return Component(name, kind, parse(components.load("models", kind).Config, arguments, name))
+
+
+SHIPPED = list(load_params(ROOT / "params.yaml").models.values())
+MODELS = SHIPPED + [from_table(name, entry) for name, entry in WITHOUT_ENTRY.items()]
+every_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+
+
+def net_of(model: Component, *, seed: int = 0) -> nn.Module:
+    return build(model, in_shape=IN_SHAPE, n_classes=N_CLASSES, seed=seed)
+
+
+def images(n: int) -> Tensor:
+    return torch.rand(n, *IN_SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_is_configured_somewhere(kind: str) -> None:
+    assert any(model.kind == kind for model in MODELS), (
+        f"no test below builds {kind}: give it an entry under models in params.yaml, "
+        "or one in WITHOUT_ENTRY of this file"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_config_is_frozen_and_says_everything(kind: str) -> None:
+    config = components.load("models", kind).Config
+    assert config.__dataclass_params__.frozen
+    for field in dataclasses.fields(config):
+        assert field.kw_only, field.name
+        assert field.default is dataclasses.MISSING, f"{field.name} has a default: params.yaml must say it"
+        assert field.default_factory is dataclasses.MISSING, field.name
+
+
+@every_model
+def test_maps_images_to_logits(model: Component) -> None:
+    net = net_of(model).eval()
+    inputs = images(3)
+    before = inputs.clone()
+    with torch.no_grad():
+        logits = net(inputs)
+        assert net(inputs[:1]).shape == (1, N_CLASSES)
+    assert logits.shape == (3, N_CLASSES)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+    assert torch.equal(inputs, before)
+
+
+@every_model
+def test_works_in_float64(model: Component) -> None:
+    with torch.no_grad():
+        logits = net_of(model).double().eval()(images(2).double())
+        expected = net_of(model).eval()(images(2))
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits.float(), expected, rtol=1e-3, atol=1e-4)
+
+
+@every_model
+def test_gradients_reach_every_parameter_and_the_inputs(model: Component) -> None:
+    net = net_of(model).train()
+    inputs = images(4).requires_grad_()
+    F.cross_entropy(net(inputs), torch.arange(4)).backward()  # type: ignore[no-untyped-call]
+    for name, tensor in [("inputs", inputs), *net.named_parameters()]:
+        assert tensor.grad is not None, name
+        assert tensor.grad.isfinite().all(), name
+        assert tensor.grad.any(), name
+
+
+@pytest.mark.parametrize("model", SHIPPED, ids=lambda model: model.name)
+def test_an_image_does_not_depend_on_its_batch(model: Component) -> None:
+    net, inputs = net_of(model).eval(), images(17)
+    with torch.no_grad():
+        whole = net(inputs)
+        alone = torch.cat([net(inputs[i : i + 1]) for i in range(len(inputs))])
+        brighter = net(torch.cat((inputs[:1], torch.ones(16, *IN_SHAPE))))
+    torch.testing.assert_close(alone, whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(brighter[0], whole[0], rtol=0, atol=1e-5)
+
+
+@every_model
+def test_initial_weights_depend_on_the_seed_alone(model: Component) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = net_of(model).state_dict()
+    assert torch.equal(torch.get_rng_state(), state), "the global generator moved"
+    torch.manual_seed(6)
+    again, other = net_of(model).state_dict(), net_of(model, seed=1).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("model", SHIPPED[1:], ids=lambda model: model.name)
+def test_the_default_architectures_start_from_one_stem(model: Component) -> None:
+    reference, own = (net_of(m)[0].state_dict() for m in (SHIPPED[0], model))  # type: ignore[index]
+    assert reference.keys() == own.keys()
+    assert all(torch.equal(reference[name], own[name]) for name in reference)
+
+
+@every_model
+def test_weights_survive_the_disk(model: Component, tmp_path: Path) -> None:
+    net, other = net_of(model).eval(), net_of(model, seed=1).eval()
+    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, tmp_path / "net.safetensors")
+    other.load_state_dict(load_file(tmp_path / "net.safetensors"))
+    with torch.no_grad():
+        assert torch.equal(net(images(2)), other(images(2)))
