@@ -49,10 +49,10 @@ dvc_ready = test -f .dvc/config || "$(BIN)/dvc" init --quiet --no-scm; \
 	git rev-parse --resolve-git-dir .git >/dev/null 2>&1 || "$(BIN)/dvc" config --quiet --local core.no_scm true
 
 ui: $(STAMP) ## Serve MLflow's pages on 127.0.0.1 and print the link that opens the curves
-	cd $(WORKDIR) && "$(BIN)/python" -m pipeline.tracking ui
+	cd $(WORKDIR) && "$(BIN)/python" -m pipeline.stages.ui
 
 publish: $(STAMP) ## Send finished results to MLflow (adds nothing twice)
-	cd $(WORKDIR) && "$(BIN)/python" -m pipeline.tracking publish
+	cd $(WORKDIR) && "$(BIN)/python" -m pipeline.stages.publish
 
 test: $(STAMP) ## Tests that need neither minutes nor a browser
 	"$(BIN)/python" -m pytest $(ARGS)

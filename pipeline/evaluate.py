@@ -97,27 +97,39 @@ class CountingModel(nn.Module):
         self.n_backwards += len(gradient)
 
 
-def evaluate(model: nn.Module, examples: Examples, cell: Cell, *, epsilon: float | None) -> Judged:
+@torch.no_grad()
+def predict(model: nn.Module, examples: Examples) -> Tensor:
+    """Logits (B, K) of the unperturbed examples, by the judge."""
+    logits: Tensor = model(examples.inputs)
+    return logits
+
+
+def evaluate(
+    model: nn.Module, examples: Examples, cell: Cell, *, epsilon: float | None, clean_logits: Tensor
+) -> Judged:
     """Attack the examples at one strength (None for a minimal attack) and judge the outcome.
 
-    An attack that raises ends in rows of status ``crashed``; out of memory is the machine's fault and is raised.
+    ``clean_logits`` is ``predict(model, examples)``, the same at all strengths and draws. An attack that raises ends in
+    rows of status ``crashed``; out of memory is the machine's fault and is raised.
     """
     judged = [
-        _evaluate_draw(model, examples, cell, epsilon=epsilon, draw=draw)
+        _evaluate_draw(model, examples, cell, epsilon=epsilon, draw=draw, clean_logits=clean_logits)
         for draw in range(getattr(cell.config, "draws", 1))
     ]
     rows = pd.concat([j.rows for j in judged], ignore_index=True)
     return Judged(rows, judged[0].adv_inputs, judged[0].deformation)
 
 
-def _evaluate_draw(model: nn.Module, examples: Examples, cell: Cell, *, epsilon: float | None, draw: int) -> Judged:
+def _evaluate_draw(
+    model: nn.Module, examples: Examples, cell: Cell, *, epsilon: float | None, draw: int, clean_logits: Tensor
+) -> Judged:
     rng = ExampleRng.for_examples(
         examples.indices, seed=cell.base_seed, dataset=cell.dataset, attack=cell.attack, draw=draw
     )
     started = time.perf_counter()
     output, checked = _run(model, examples, cell, epsilon=epsilon, rng=rng)
     seconds = (time.perf_counter() - started) / max(len(examples), 1)
-    verdict = judge(model, examples, output, cell, epsilon=epsilon, status=checked)
+    verdict = judge(model, examples, output, cell, epsilon=epsilon, status=checked, clean_logits=clean_logits)
     identity = {
         "dataset": cell.dataset,
         "split": cell.split,
@@ -205,7 +217,14 @@ def _inconsistency(output: AttackOutput, examples: Examples, cell: Cell, countin
 
 @torch.no_grad()
 def judge(
-    model: nn.Module, examples: Examples, output: AttackOutput, cell: Cell, *, epsilon: float | None, status: Tensor
+    model: nn.Module,
+    examples: Examples,
+    output: AttackOutput,
+    cell: Cell,
+    *,
+    epsilon: float | None,
+    status: Tensor,
+    clean_logits: Tensor,
 ) -> dict[str, Any]:
     """Columns of the verdict on an attack's output, one value an example (names and meaning: ``pipeline.schema``).
 
@@ -214,7 +233,7 @@ def judge(
     """
     model.eval()  # whatever state the attack left it in
     inputs, labels, adv_inputs = examples.inputs, examples.labels, output.adv_inputs
-    clean_logits, adv_logits = model(inputs), model(adv_inputs)
+    adv_logits = model(adv_inputs)
     nfe = _nfe(model)
     columns: dict[str, Tensor] = {
         "clean_pred": clean_logits.argmax(1),

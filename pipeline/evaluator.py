@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline import schema
-from pipeline.evaluate import Cell, Examples, Judged, evaluate
+from pipeline.evaluate import Cell, Examples, Judged, evaluate, predict
 from pipeline.store import RowStore, Unit
 
 Attack = Callable[[float | None, Examples], Judged]
@@ -59,15 +60,14 @@ class Evaluator(pl.LightningModule):
 
     def predict_step(self, batch: tuple[int, Examples], _batch_idx: int) -> None:
         chunk, examples = batch
+        clean_logits = functools.cache(lambda: predict(self.model, examples))  # not needed if the store has it all
+
+        def attack(epsilon: float | None, some: Examples) -> Judged:
+            rows = [examples.indices.index(index) for index in some.indices]
+            return evaluate(self.model, some, self.cell, epsilon=epsilon, clean_logits=clean_logits()[rows])
+
         with torch.enable_grad():
-            climb(
-                chunk,
-                examples,
-                self.store,
-                epsilons=self.epsilons,
-                climbs=self.climbs,
-                attack=lambda epsilon, some: evaluate(self.model, some, self.cell, epsilon=epsilon),
-            )
+            climb(chunk, examples, self.store, epsilons=self.epsilons, climbs=self.climbs, attack=attack)
 
     def transfer_batch_to_device(
         self, batch: tuple[int, Examples], device: torch.device, _dataloader_idx: int

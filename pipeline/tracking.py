@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from pipeline.files import digest, sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 EXPERIMENT = "ode-robustness"
 STORE = "sqlite:///mlflow.db"
@@ -35,8 +36,12 @@ _METRICS_PER_CALL = 1000  # MLflow's limit
 _VIEW_TAG = "mlflow.sharedViewState."  # where MLflow's pages look for saved views
 _OWN_VIEWS = "benchmark-"  # saved views of users are left alone
 
-# MLflow sends usage statistics to its makers unless told otherwise.
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+# MLflow sends usage statistics to its makers, and tries for four minutes to reach a server, unless told otherwise.
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+}
 
 
 class UnreachableError(UserError):
@@ -118,6 +123,9 @@ class Outcome:
     unchanged: int
     retired: int
 
+    def __str__(self) -> str:
+        return f"{self.added} runs added, {self.unchanged} unchanged, {self.retired} no longer current"
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -145,9 +153,9 @@ def connect(uri: str) -> Experiment:
         UnreachableError: ``uri`` is a server's, and nothing answers within five seconds.
     """
     if is_server(uri):
-        # MLflow itself would try for minutes.
         _probe(uri)
-    os.environ.update(QUIET)
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     if uri == STORE:
         _skip_fsync()
     from mlflow import MlflowClient
@@ -184,30 +192,51 @@ def publish(experiment: Experiment, records: Iterable[Record], *, origin: Mappin
     """Make the records the current runs (tag ``current``) of the experiment.
 
     Args:
-        origin: tags of runs added now that do not make a record another one, such as the commit.
+        origin: tags for the runs added now that say where they come from and make no record another one.
+
+    Raises:
+        UnreachableError: the server went away; publishing again completes what this began.
     """
-    client = experiment.client
-    stored: dict[str, list[Any]] = {}
+    from mlflow import MlflowException
+
+    wanted = {record.hash: record for record in records}
+    try:
+        stored = _stored(experiment)
+        missing = [hash_ for hash_ in wanted if hash_ not in stored]
+        for hash_ in missing:
+            _add(experiment, wanted[hash_], hash_, origin)
+        retired = _update_current(experiment, stored, wanted.keys())
+    except MlflowException:
+        if is_server(experiment.uri):
+            _probe(experiment.uri)
+        raise
+    return Outcome(len(missing), len(wanted) - len(missing), retired)
+
+
+def _stored(experiment: Experiment) -> dict[str, list[Run]]:
+    """Complete runs by the hash of their record; what a killed publication left behind is deleted."""
+    stored: dict[str, list[Run]] = {}
     for run in _runs(experiment):
         if run.data.tags.get("complete") == "true":
             stored.setdefault(run.data.tags["results_hash"], []).append(run)
-        elif "results_hash" in run.data.tags:  # a publication was killed here
-            client.delete_run(run.info.run_id)
-    wanted = {record.hash: record for record in records}
-    for hash_ in wanted.keys() - stored.keys():
-        _add(experiment, wanted[hash_], hash_, origin)
+        elif "results_hash" in run.data.tags:  # or it is a user's own
+            experiment.client.delete_run(run.info.run_id)
+    return stored
+
+
+def _update_current(experiment: Experiment, stored: Mapping[str, list[Run]], wanted: Set[str]) -> int:
+    """Of the runs stored before, one of each wanted hash is current; returns how many ceased to be."""
     retired = 0
     for hash_, runs in stored.items():
         for position, run in enumerate(runs):
             current = hash_ in wanted and position == 0
             if (run.data.tags.get("current") == "true") != current:
-                client.set_tag(run.info.run_id, "current", str(current).lower())
+                experiment.client.set_tag(run.info.run_id, "current", str(current).lower())
                 retired += not current
-    added = len(wanted.keys() - stored.keys())
-    return Outcome(added, len(wanted) - added, retired)
+    return retired
 
 
-def _runs(experiment: Experiment) -> Iterable[Any]:
+def _runs(experiment: Experiment) -> Iterator[Run]:
     token = None
     while True:
         page = experiment.client.search_runs([experiment.id], max_results=1000, page_token=token)
@@ -265,7 +294,7 @@ def links(experiment: Experiment, base: str) -> dict[str, str]:
 
 
 def _envelope(view: View, order: int) -> str:
-    """A saved view as MLflow's pages store it (their ``savedViewEnvelope.ts``): newest first, so the order is a date."""
+    """A saved view as MLflow's pages store it (their ``savedViewEnvelope.ts``); they list the newest first."""
     text = json.dumps(_page_state(view), separators=(",", ":"), ensure_ascii=False)
     state = "deflate;" + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
     return json.dumps({"name": view.name, "createdAt": order, "updatedAt": order, "state": state}, ensure_ascii=False)

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from pipeline.report.inputs import Images, Result
 from pipeline.report.style import COLOURS, INK, styled
-from pipeline.statistics import is_failed
+from pipeline.statistics import RESULTS
 
 Picture = npt.NDArray[np.float32]
 SIZE = {
@@ -25,19 +25,23 @@ SIZE = {
 }
 
 
+FOOLED, WITHSTOOD = COLOURS[1], COLOURS[0]
 ROWS = (0.0, 1.32, 2.4)  # where the rows of a picture begin, in heights of an image
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image before and after: ``original`` and ``adversarial`` (C, H, W), ``field`` (H, W, 2) or None."""
+    """An image before and after, what the model says to both, and the colour that tells how it ended.
+
+    ``original`` and ``adversarial`` are (C, H, W), ``field`` is (H, W, 2) or None.
+    """
 
     original: Picture
     adversarial: Picture
     field: Picture | None
     before: str
     after: str
-    success: bool
+    frame: str
 
 
 def examples(result: Result, images: Picture, *, seed: int) -> list[Example]:
@@ -55,7 +59,7 @@ def examples(result: Result, images: Picture, *, seed: int) -> list[Example]:
         row = fooled.iloc[0] if len(fooled) else attempts.iloc[-1]
         kept = _kept(result.images, row)
         if kept is not None:
-            found.append(Example(original, *kept, _before(row), _after(row, result), bool(row["success"])))
+            found.append(Example(original, *kept, _before(row), _after(row, result), _frame(row)))
     return found
 
 
@@ -75,7 +79,7 @@ def _before(row: pd.Series[Any]) -> str:
 
 
 def _after(row: pd.Series[Any], result: Result) -> str:
-    if is_failed(row.to_frame().T).item():
+    if row["status"] not in RESULTS:
         return f"{row['status']}:\nno result"
     if not row["clean_correct"]:
         return "wrong before\nthe attack"
@@ -83,10 +87,16 @@ def _after(row: pd.Series[Any], result: Result) -> str:
     return f"seen as {row['adv_pred']}\n{form.format(row[column])}"
 
 
+def _frame(row: pd.Series[Any]) -> str:
+    if row["success"]:
+        return FOOLED
+    return WITHSTOOD if row["clean_correct"] and row["status"] in RESULTS else INK
+
+
 def figure_of(found: list[Example]) -> Figure:
     """Original, adversarial image, and the displacement or the difference, a column for each example.
 
-    The frame of the adversarial image is red where the model was fooled.
+    The frame of the adversarial image tells ``FOOLED`` from ``WITHSTOOD``.
     """
     height, width = found[0].original.shape[-2:]
     right, bottom = 1.1 * width * max(len(found), 3), (ROWS[-1] + 1.02) * height
@@ -100,7 +110,7 @@ def figure_of(found: list[Example]) -> Figure:
         for position, example in enumerate(found):
             column = _Column(axes, left=1.1 * width * position)
             column.show(0, example.original, example.before)
-            column.show(1, example.adversarial, example.after, frame=COLOURS[1] if example.success else COLOURS[0])
+            column.show(1, example.adversarial, example.after, frame=example.frame)
             if example.field is None:
                 column.show_difference(2, example.adversarial - example.original, largest)
             else:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 
 from pipeline.config import load_params
-from pipeline.datasets.base import read_card
 from pipeline.provenance import ROOT
-from pipeline.records import DESCRIPTION, Benchmark, views
-from pipeline.stages.common import DATA, run
+from pipeline.records import DESCRIPTION, records, views
+from pipeline.report.inputs import read_benchmark
+from pipeline.stages.common import CHECKPOINTS, DATA, REPORTS, RESULTS, run
 from pipeline.store import locked
 from pipeline.tracking import UnreachableError, connect, describe, publish, tracking_uri
 
@@ -19,23 +18,22 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     params = load_params()
-    records = list(Benchmark(params, read_card(DATA)).records())
+    benchmark = read_benchmark(params, data=DATA, checkpoints=CHECKPOINTS, results=RESULTS)
     uri = tracking_uri()
-    with locked("publish"):
-        try:
+    try:
+        with locked("publish"):
             experiment = connect(uri)
-        except UnreachableError as error:
-            logger.warning("%s: nothing lost, run `make publish` later", error)
-            return
-        outcome = publish(experiment, records, origin={"commit": commit(), "mlflow.source.git.commit": commit()})
-        describe(experiment, DESCRIPTION, views(params))
-    logger.info(
-        "MLflow at %s: %d runs added, %d unchanged, %d no longer current",
-        uri,
-        outcome.added,
-        outcome.unchanged,
-        outcome.retired,
-    )
+            outcome = publish(experiment, records(benchmark, REPORTS), origin=origin())
+            describe(experiment, DESCRIPTION, views(params))
+    except UnreachableError as error:
+        logger.warning("%s: nothing lost, run `make publish` later", error)
+    else:
+        logger.info("MLflow at %s: %s", uri, outcome)
+
+
+def origin() -> dict[str, str]:
+    """Tags that say which code published."""
+    return {"commit": commit(), "mlflow.source.git.commit": commit()}
 
 
 def commit() -> str:
@@ -48,4 +46,4 @@ def commit() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    run(main)

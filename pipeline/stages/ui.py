@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from pipeline.errors import UserError
 from pipeline.stages.common import run
-from pipeline.tracking import ARTIFACTS, QUIET, Experiment, connect, is_server, links, tracking_uri
+from pipeline.tracking import ARTIFACTS, SETTINGS, Experiment, connect, is_server, links, tracking_uri
 
 HOST = "127.0.0.1"
 PORT = "5000"
@@ -80,7 +80,7 @@ def server(uri: str, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]
     settings = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(
         command,
-        env=os.environ | QUIET | settings | {"PYTHONWARNINGS": "ignore"},
+        env=os.environ | SETTINGS | settings | {"PYTHONWARNINGS": "ignore"},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline import components
 from pipeline.attacks.base import AttackOutput, ExampleRng, Status
 from pipeline.deform import warp
-from pipeline.evaluate import Cell, CountingModel, Examples, Judged, evaluate
+from pipeline.evaluate import Cell, CountingModel, Examples, Judged, evaluate, predict
 from pipeline.schema import COLUMNS
 
 N, SIDE = 4, 6
@@ -87,9 +87,9 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Judge:
         **config: Any,
     ) -> Judged:
         monkeypatch.setattr(components, "load", lambda *_: SimpleNamespace(attack=attack))
-        return evaluate(
-            model or Brightness(), examples() if batch is None else batch, make_cell(norm, **config), epsilon=epsilon
-        )
+        model, batch = model or Brightness(), examples() if batch is None else batch
+        cell = make_cell(norm, **config)
+        return evaluate(model, batch, cell, epsilon=epsilon, clean_logits=predict(model, batch))
 
     return run
 

@@ -1,0 +1,73 @@
+"""The report as one HTML file that needs nothing else: pictures are inline, and there is no script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline import components
+from pipeline.report import tables
+from pipeline.report.cautions import cautions
+from pipeline.report.inputs import Benchmark
+from pipeline.report.pictures import Picture, Pictures
+from pipeline.report.style import to_svg
+from pipeline.report.summary import HOW_TO_READ, QUESTION, describe
+from pipeline.report.tables import Table
+
+
+@dataclass(frozen=True)
+class AttackSection:
+    """What the page says of one attack; ``examples`` are by architecture."""
+
+    name: str
+    description: str
+    curve: Picture
+    numbers: Table
+    details: Table
+    examples: dict[str, Picture]
+
+
+def page(benchmark: Benchmark, pictures: Pictures) -> str:
+    """The HTML of the report."""
+    folder = Path(__file__).parent / "templates"
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = _svg
+    return environment.get_template("page.html").render(
+        question=QUESTION,
+        description=describe(benchmark),
+        how_to_read=HOW_TO_READ,
+        cautions=cautions(benchmark),
+        pictures=pictures,
+        architectures=tables.architectures(benchmark),
+        areas=tables.areas(benchmark),
+        sections=[_section(benchmark, pictures, attack) for attack in benchmark.params.attacks],
+        seed=benchmark.params.seeds[0],
+        card=benchmark.card,
+    )
+
+
+def _section(benchmark: Benchmark, pictures: Pictures, attack: str) -> AttackSection:
+    results = benchmark.of_attack(attack)
+    module = components.load("attacks", benchmark.params.attacks[attack].kind)
+    return AttackSection(
+        name=attack,
+        description=(module.__doc__ or "").strip().partition("\n")[0],
+        curve=pictures.curves[attack],
+        numbers=tables.robust_accuracies(results),
+        details=tables.details(results),
+        examples=pictures.examples[attack],
+    )
+
+
+def _svg(picture: Picture) -> Markup:
+    """The picture as an element of the page: our own drawing, whose texts are outlines."""
+    return Markup(to_svg(picture.figure, picture.name))

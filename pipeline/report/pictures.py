@@ -1,0 +1,81 @@
+"""All pictures of the report, with their names and what they show for those who do not see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from pipeline.report import curves, examples
+from pipeline.report.inputs import Benchmark, Result
+
+COLUMNS = 8  # examples of a picture: as many as stay legible
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, the name of its files, and its text alternative."""
+
+    name: str
+    figure: Figure
+    alt: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """``curves`` by attack, ``examples`` by attack and architecture, ``comparisons`` one for each shared norm."""
+
+    overview: Picture
+    comparisons: tuple[Picture, ...]
+    curves: dict[str, Picture]
+    examples: dict[str, dict[str, Picture]]
+
+    def all(self) -> list[Picture]:
+        """In the order of the page."""
+        examples = [picture for of_attack in self.examples.values() for picture in of_attack.values()]
+        return [self.overview, *self.comparisons, *self.curves.values(), *examples]
+
+
+def draw(benchmark: Benchmark) -> Pictures:
+    """Draw everything that the results allow."""
+    attacks = benchmark.params.attacks
+    return Pictures(
+        overview=Picture(
+            "robust_accuracy",
+            curves.overview(benchmark),
+            f"Robust accuracy against strength for {', '.join(attacks)}; the numbers are in the tables below.",
+        ),
+        comparisons=tuple(
+            Picture(
+                f"attacks-{norm}",
+                curves.norm_comparison(benchmark, norm),
+                f"Robust accuracy against strength of {', '.join(names)}, a panel per architecture.",
+            )
+            for norm, names in curves.shared_norms(benchmark).items()
+        ),
+        curves={
+            name: Picture(
+                f"curve-{name}",
+                curves.attack_curve(benchmark.of_attack(name)),
+                f"Robust accuracy against the strength of {name}; the numbers are in the table beside it.",
+            )
+            for name in attacks
+        },
+        examples={name: _examples(benchmark, benchmark.of_attack(name)) for name in attacks},
+    )
+
+
+def _examples(benchmark: Benchmark, results: list[Result]) -> dict[str, Picture]:
+    seed = benchmark.params.seeds[0]
+    found = {result.model: examples.examples(result, benchmark.images[:COLUMNS], seed=seed) for result in results}
+    name = results[0].attack.name
+    return {
+        model: Picture(f"examples-{name}-{model}", examples.figure_of(shown), _describe(name, model, shown))
+        for model, shown in found.items()
+        if shown
+    }
+
+
+def _describe(attack: str, model: str, shown: list[examples.Example]) -> str:
+    outcomes = "; ".join(f"{example.before}, then {' '.join(example.after.split())}" for example in shown)
+    return f"{attack} on {model}, test images before and after: {outcomes}."

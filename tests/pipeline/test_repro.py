@@ -1,0 +1,155 @@
+"""The whole pipeline by ``dvc repro`` in a workspace of its own: what runs again, and what never does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.workspace import make_workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+class Workspace:
+    """A copy of the sources with tiny parameters and a store of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / ".store").mkdir(parents=True)
+        make_workspace(ROOT, ROOT / "profiles/tiny.yaml", folder)
+        self.environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        self.environment.pop("MLFLOW_TRACKING_URI", None)
+
+    def start(self, *targets: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["dvc", "repro", *targets],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def repro(self, *targets: str) -> set[str]:
+        """Run and return the names of the stages that ran."""
+        process = self.start(*targets)
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+    def rows(self, model: str, attack: str) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / "results" / model / f"{attack}.parquet")
+
+    def edit_params(self, change: Any) -> None:
+        yaml, path = YAML(), self.folder / "params.yaml"
+        params = yaml.load(path)
+        change(params)
+        yaml.dump(params, path)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    made = Workspace(tmp_path_factory.mktemp("repro"))
+    ran = made.repro()
+    cells = {f"{stage}@{model}" for stage in ("train", "attack") for model in ("resnet", "neural_ode")}
+    assert ran == {"data", "report", "publish"} | cells
+    return made
+
+
+def same_rows(left: pd.DataFrame, right: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(left.drop(columns="seconds"), right.drop(columns="seconds"))
+
+
+def test_every_output_is_there(workspace: Workspace) -> None:
+    for name in ("index.html", "summary.md", "curves.csv", "metrics.json"):
+        assert (workspace.folder / "reports" / name).stat().st_size > 0
+    curves = pd.read_csv(workspace.folder / "reports/curves.csv")
+    assert set(curves["model"]) == {"resnet", "neural_ode"}
+    assert set(curves["attack"]) == {"fgsm", "pgd"}
+    assert (workspace.folder / "mlflow.db").is_file()
+
+
+def test_second_run_does_nothing(workspace: Workspace) -> None:
+    assert workspace.repro() == set()
+
+
+def test_changed_line_of_pgd_recomputes_pgd_only(workspace: Workspace) -> None:
+    before = {name: workspace.rows("resnet", name) for name in ("fgsm", "pgd")}
+    source = workspace.folder / "pipeline/attacks/pgd.py"
+    source.write_text(source.read_text(encoding="utf-8") + "# a changed line\n", encoding="utf-8")
+    ran = workspace.repro()
+    assert ran >= {"attack@resnet", "attack@neural_ode"}
+    assert not any(name.startswith("train") for name in ran)
+    after = {name: workspace.rows("resnet", name) for name in ("fgsm", "pgd")}
+    pd.testing.assert_frame_equal(before["fgsm"], after["fgsm"])  # seconds, too: nothing was run again
+    assert set(before["pgd"]["config_hash"]).isdisjoint(after["pgd"]["config_hash"])
+    same_rows(before["pgd"].drop(columns="config_hash"), after["pgd"].drop(columns="config_hash"))
+
+
+def test_added_architecture_runs_only_its_cells(workspace: Workspace) -> None:
+    def add(params: Any) -> None:
+        params["models"]["euler_net"] = {"kind": "euler_net", "channels": 8, "groups": 4, "blocks": 2}
+
+    workspace.edit_params(add)
+    assert workspace.repro() == {"train@euler_net", "attack@euler_net", "report", "publish"}
+
+
+def test_added_and_removed_strength(workspace: Workspace) -> None:
+    def epsilons(values: list[float]) -> None:
+        workspace.edit_params(lambda params: params["attacks"]["pgd"].update(epsilons=values))
+        workspace.repro()
+
+    before = workspace.rows("resnet", "pgd")
+    epsilons([0.1, 0.2, 0.3])
+    after = workspace.rows("resnet", "pgd")
+    # What was attacked before has its old seconds: it was not attacked again.
+    attacked = before[(before["epsilon"] == 0.1)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(attacked, after[after["epsilon"] == 0.1].reset_index(drop=True))
+    epsilons([0.1, 0.3])
+    pd.testing.assert_frame_equal(workspace.rows("resnet", "pgd"), before)
+    assert set(pd.read_csv(workspace.folder / "reports/curves.csv").query("attack == 'pgd'")["epsilon"]) == {0.1, 0.3}
+
+
+def test_killed_run_resumes_to_the_same_rows(workspace: Workspace, tmp_path: Path) -> None:
+    other = Workspace(tmp_path / "killed")
+    other.repro("train@resnet")
+    process = other.start("attack@resnet")
+    deadline = time.monotonic() + 300
+    while not list(other.folder.glob(".store/rows/*/*.parquet")):
+        assert process.poll() is None, "finished before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in other.folder.glob(".store/rows/*/*.parquet")}
+    assert not (other.folder / "results/resnet").exists()
+    other.repro("attack@resnet")
+    for path, modified in finished.items():
+        assert path.stat().st_mtime_ns == modified
+    for name in ("fgsm", "pgd"):
+        same_rows(
+            workspace.rows("resnet", name).drop(columns="config_hash"),
+            other.rows("resnet", name).drop(columns="config_hash"),
+        )
+
+
+def test_wrong_parameter_is_one_line(workspace: Workspace) -> None:
+    text = (workspace.folder / "params.yaml").read_text(encoding="utf-8")
+    workspace.edit_params(lambda params: params["train"].update(epochz=3))
+    process = workspace.start()
+    output, _ = process.communicate(timeout=600)
+    (workspace.folder / "params.yaml").write_text(text, encoding="utf-8")
+    assert process.returncode != 0
+    assert "unknown key 'epochz'; did you mean 'epochs'?" in output
+    assert "Traceback" not in output
