@@ -132,7 +132,7 @@ def load_params(path: Path = PARAMS) -> Params:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ParamsError(f"{path}: no such file; run from the repository's root") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a scalar like 2001-99-99
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return _parse_params(raw, path)
 
@@ -277,7 +277,7 @@ def _union(raw: Any, members: tuple[Any, ...], where: str) -> Any:
 
 
 def _scalar(raw: Any, hint: Any, where: str) -> Any:
-    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
+    if hint is float and type(raw) is int and abs(raw) < 1e300:
         raw = float(raw)
     if type(raw) is not hint:
         quoted = isinstance(raw, str) and hint in (int, float) and _is_number(raw)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -119,16 +120,15 @@ def _squared_margin(values: Array) -> float:
     )
 
 
+@cache
 def _t_quantile(degrees: int) -> float:
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
 
 
 def _hull(mean: float, squared_margin: float, n_images: int) -> Estimate:
     spread = mean * (1 - mean)
-    if squared_margin > 0 and spread > 0:
-        ratio = squared_margin / spread  # Wilson's z²/n
-    else:
-        ratio = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) ** 2 / n_images
+    varies = squared_margin > 0 and spread > 0
+    ratio = squared_margin / spread if varies else _t_quantile(n_images) ** 2 / n_images  # Wilson's z²/n
     centre = (mean + ratio / 2) / (1 + ratio)
     half = math.sqrt(ratio * (spread + ratio / 4)) / (1 + ratio)
     margin = math.sqrt(squared_margin)
@@ -195,7 +195,7 @@ def sensitivity(rows: pd.DataFrame) -> float:
 
 def smallest_falls(rows: pd.DataFrame) -> pd.DataFrame:
     """For each seed, image and draw that was fooled, its row at the lowest strength that fooled it."""
-    fooled = rows[rows["success"] & ~rows["inherited"]].sort_values("epsilon", kind="stable")
+    fooled = rows[rows["success"]].sort_values("epsilon")
     return fooled.drop_duplicates(["seed", "index", "draw"])
 
 

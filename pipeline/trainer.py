@@ -19,7 +19,12 @@ def make_trainer(compute: ComputeConfig, **arguments: Any) -> pl.Trainer:
     ``use_distributed_sampler`` is off: the loaders know their rank, so that no example is padded in or counted twice.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for harmless in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*", "predict returned None.*"):
+    for harmless in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*LeafSpec.*",
+        "predict returned None.*",
+    ):
         warnings.filterwarnings("ignore", message=harmless)
     return pl.Trainer(
         accelerator=compute.accelerator,

@@ -26,6 +26,7 @@ GOAL: Goal = "minimal"
 NORMS: tuple[Norm, ...] = ("deformation",)
 
 BOUNDARY = 1e-6  # an image lies on a boundary if its second logit is that close to the first
+STANDSTILL = 1e-6  # pixels; a field that changes by no more does not change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,8 @@ def attack(
     n steps cost an image 2n + 1 forwards and n backwards per candidate, whatever its neighbours do. One that the model
     gets wrong anyway costs one forward and is returned as it came. Failures return the last image and its field.
 
-    Status: STOPPED where the next field would have the size of this one, or ``max_norm`` or more, or (the gradient being
-    zero) no size; NON_FINITE, with the last field before it, where logits or gradients are not finite.
+    Status: STOPPED where the next field would be the same, or as long as ``max_norm``, or (for a zero gradient) have no
+    size; NON_FINITE, with the last field before it, where logits or gradients are not finite.
     """
     deformation = inputs.new_zeros(len(inputs), *inputs.shape[-2:], 2)
     status = torch.full_like(labels, Status.OK)
@@ -95,7 +96,9 @@ def attack(
         step = _smallest_step(model, images, fields, candidates[alive], config.sigma)
         n_forwards[alive] += 1
         n_backwards[alive] += candidates.shape[1]
-        stops = (step.size >= config.max_norm) | (step.size == deformation_size(fields))
+        # The authors' code takes an unchanged ‖τ‖ for an unchanged τ. It thereby also gives up images on which only the
+        # longest vector stands still, a few of which would have been fooled.
+        stops = (step.size >= config.max_norm) | (deformation_size(step.deformation - fields) <= STANDSTILL)
         status[alive[stops]] = Status.STOPPED
         status[alive[~step.finite]] = Status.NON_FINITE
         alive, fields = (kept[step.finite & ~stops] for kept in (alive, step.deformation))

@@ -1,8 +1,8 @@
 """Fast minimum-norm attack (Pintor, Roli, Brendel, Biggio 2021, algorithm 1), in ℓ2 and ℓ∞.
 
 Ascends the loss within a ball whose radius ε changes at every step: until a first success it is where the linearised
-model changes its mind, ε = ‖δ‖ + |margin| / ‖∇‖_dual; then it shrinks by 1 − γ after a success and grows by 1 + γ after a
-failure, with γ falling to almost 0. The smallest success is kept.
+model changes its mind, ε = ‖δ‖ + |margin| / ‖∇‖_dual; from then on it shrinks by 1 − γ after every success and grows by
+1 + γ after every failure, with γ falling to almost 0. The smallest success is kept.
 
 Two departures from the paper, both measured to find smaller perturbations in fewer steps: the step is a multiple of the
 present ε in the steepest direction of the norm (the paper: absolute, and ℓ2-normalised in ℓ∞, too), and the loss may be
@@ -36,8 +36,8 @@ class Config:
     Attributes:
         norm: what is minimised.
         steps: gradient steps; one more forward judges the last iterate.
-        step_size: the first step in units of the present ε; later ones fall to ``FINAL`` of it along a cosine. 1 is strong.
-        gamma: the first relative change of ε; later ones fall like the steps. 0.3 is strong with 20 to 50 steps.
+        step_size: the first step in units of the present ε; it falls to ``FINAL`` of that along a cosine. 1 is strong.
+        gamma: the first relative change of ε; it falls like the step. 0.3 is strong with 20 to 50 steps.
         loss: what to ascend.
     """
 
@@ -89,7 +89,8 @@ def attack(
             break
 
         share = FINAL + (1 - FINAL) * (1 + math.cos(math.pi * step / config.steps)) / 2
-        linearised = sizes + margins.abs() / _slopes(gradient, config.norm)
+        # A little further than the boundary, lest rounding leaves a linear model on its near side for good.
+        linearised = (1 + FINAL * config.gamma) * (sizes + _distances(margins, gradient, config.norm))
         unfooled = torch.where(smallest[rows].isinf(), linearised, radius * (1 + config.gamma * share))
         radius = torch.where(fooled, (radius * (1 - config.gamma * share)).minimum(smallest[rows]), unfooled)
 
@@ -109,8 +110,9 @@ def _sizes(perturbations: Tensor, norm: BallNorm) -> Tensor:
     return sizes
 
 
-def _slopes(gradient: Tensor, norm: BallNorm) -> Tensor:
-    """The dual norm of the gradient, (B,): the steepest ascent per unit of the norm. In float64, for its range."""
+def _distances(margins: Tensor, gradient: Tensor, norm: BallNorm) -> Tensor:
+    """|margin| / dual norm of the gradient, (B,): how far the decision boundary is if the model is linear."""
     order = 1 if norm == "linf" else 2
+    # float64 for its range: the squares of small float32 gradients vanish.
     slopes: Tensor = torch.linalg.vector_norm(gradient.flatten(1), ord=order, dim=1, dtype=torch.float64)
-    return slopes
+    return (margins.abs() / slopes).to(margins.dtype)

@@ -82,5 +82,3 @@ class ResidualFunction(nn.Module):
 def assemble(body: nn.Module, config: BlockConfig, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
     """Stem, body, head: (B, *in_shape) in [0, 1] to logits (B, n_classes)."""
     return nn.Sequential(Stem(in_shape[0], config), body, Head(n_classes, config))
-
-

@@ -64,7 +64,7 @@ def _unfound(results: list[Result]) -> Iterator[str]:
         share = 1 - statistics.found_share(result.outcomes)
         if result.minimal and share > UNFOUND:
             yield (
-                f"{result.attack.name} on {result.model}: no example of any size was found for {share:.1%} of the "
+                f"{result.attack.name} on {result.model}: no example of any size was found for {100 * share:.1f} % of the "
                 "correctly classified images. Without a bound every image can be fooled: the attack fails there."
             )
 
@@ -87,7 +87,7 @@ def _folded(results: list[Result]) -> Iterator[str]:
     for result in results:
         share = statistics.mean_sizes(result.rows)["folded_share"]
         if share > FOLDED:
-            folding.setdefault(result.attack.name, []).append(f"{result.model} {share:.1%}")
+            folding.setdefault(result.attack.name, []).append(f"{result.model} {100 * share:.1f} %")
     for attack, shares in folding.items():
         yield (
             f"{attack} tears images: its fields fold, in the mean over fooled images, on {', '.join(shares)} of the "

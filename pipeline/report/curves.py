@@ -11,26 +11,27 @@ from pipeline.report.inputs import Benchmark, Result
 from pipeline.report.style import STRENGTH, line_style, styled
 
 WIDTH, HEIGHT = 3.5, 2.6  # inches of a panel
+ENTRY = 1.1  # inches of an entry of the legend
 
 
-def overview(benchmark: Benchmark) -> Figure:
-    """All attacks, a panel each; all architectures, a line each."""
+def overview(benchmark: Benchmark, *, narrow: bool = False) -> Figure:
+    """All attacks, a panel each; all architectures, a line each. ``narrow``: panels below each other, for a phone."""
     panels = [(attack.name, benchmark.of_attack(attack.name)) for attack in benchmark.params.attacks.values()]
-    return _panels(panels, by="model")
+    return _panels(panels, by="model", narrow=narrow)
 
 
-def attack_curve(results: Sequence[Result], *, legend: bool = True) -> Figure:
+def attack_curve(results: Sequence[Result]) -> Figure:
     """One attack on all architectures."""
-    return _panels([(results[0].attack.name, results)], by="model", legend=legend, scale=1.25)
+    return _panels([(results[0].attack.name, results)], by="model")
 
 
-def norm_comparison(benchmark: Benchmark, norm: str) -> Figure:
+def norm_comparison(benchmark: Benchmark, norm: str, *, narrow: bool = False) -> Figure:
     """All attacks that share a norm, a line each; a panel per architecture. Only the lowest line counts."""
     panels = [
         (model, [result for result in results.values() if result.attack.norm == norm])
         for model, results in benchmark.results.items()
     ]
-    return _panels(panels, by="attack")
+    return _panels(panels, by="attack", narrow=narrow)
 
 
 def shared_norms(benchmark: Benchmark) -> dict[str, list[str]]:
@@ -41,15 +42,13 @@ def shared_norms(benchmark: Benchmark) -> dict[str, list[str]]:
     return {norm: names for norm, names in named.items() if len(names) > 1}
 
 
-def _panels(
-    panels: Sequence[tuple[str, Sequence[Result]]], *, by: str, legend: bool = True, scale: float = 1.0
-) -> Figure:
+def _panels(panels: Sequence[tuple[str, Sequence[Result]]], *, by: str, narrow: bool = False) -> Figure:
     """A panel for each (title, results); ``by`` says what a line is: ``model`` or ``attack``."""
-    n_columns = len(panels) if len(panels) <= 3 else 2 if len(panels) == 4 else 3
+    n_columns = 1 if narrow else 2 if len(panels) == 4 else min(len(panels), 3)
     n_rows = -(-len(panels) // n_columns)
     with styled():
-        size = (max(WIDTH * n_columns, 4.5) * scale, (HEIGHT * n_rows + 0.3 * legend) * scale)
-        figure = Figure(figsize=size, layout="constrained")
+        width = max(WIDTH * n_columns, 4.5)
+        figure = Figure(figsize=(width, HEIGHT * n_rows + 0.3), layout="constrained")
         grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
         for axes in grid[:, 0]:
             axes.set_ylabel("robust accuracy")
@@ -57,9 +56,8 @@ def _panels(
             _draw(axes, title, results, by=by)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
-        if legend:
-            handles, labels = figure.axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 3 + n_columns))
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), int(width / ENTRY)))
     return figure
 
 

@@ -49,7 +49,7 @@ def examples(result: Result, images: Picture, *, seed: int) -> list[Example]:
 
     Images that were not kept are left out.
     """
-    rows = result.rows[(result.rows["seed"] == seed) & (result.rows["draw"] == 0) & ~result.rows["inherited"]]
+    rows = result.rows[(result.rows["seed"] == seed) & (result.rows["draw"] == 0)]
     found = []
     for index, original in enumerate(images):
         attempts = rows[rows["index"] == index].sort_values("epsilon")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from pipeline import components
 from pipeline.report import tables
@@ -40,7 +41,7 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["svg"] = _svg
+    environment.globals["svg"] = _svg
     return environment.get_template("page.html").render(
         question=QUESTION,
         description=describe(benchmark),
@@ -68,6 +69,6 @@ def _section(benchmark: Benchmark, pictures: Pictures, attack: str) -> AttackSec
     )
 
 
-def _svg(picture: Picture) -> Markup:
-    """The picture as an element of the page: our own drawing, whose texts are outlines."""
-    return Markup(to_svg(picture.figure, picture.name))
+def _svg(figure: Figure, name: str) -> Markup:
+    """The figure as an element of the page: our own drawing, whose texts are outlines."""
+    return Markup(to_svg(figure, name))

@@ -14,11 +14,12 @@ COLUMNS = 8  # examples of a picture: as many as stay legible
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, the name of its files, and its text alternative."""
+    """A figure, the name of its files, its text alternative, and a figure to take its place on a phone."""
 
     name: str
     figure: Figure
     alt: str
+    narrow: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ def draw(benchmark: Benchmark) -> Pictures:
             "robust_accuracy",
             curves.overview(benchmark),
             f"Robust accuracy against strength for {', '.join(attacks)}; the numbers are in the tables below.",
+            curves.overview(benchmark, narrow=True),
         ),
         comparisons=tuple(
             Picture(
                 f"attacks-{norm}",
                 curves.norm_comparison(benchmark, norm),
                 f"Robust accuracy against strength of {', '.join(names)}, a panel per architecture.",
+                curves.norm_comparison(benchmark, norm, narrow=True),
             )
             for norm, names in curves.shared_norms(benchmark).items()
         ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args
@@ -22,9 +21,7 @@ from pipeline.provenance import ROOT
 
 # Configs of kinds that params.yaml does not use: {kind: [arguments of its Config, ...]}.
 WITHOUT_ENTRY: dict[str, list[dict[str, Any]]] = {
-    "adef": [
-        {"norm": "deformation", "candidates": 9, "sigma": 0.5, "max_iter": 30, "max_norm": math.inf, "overshoot": 1.2}
-    ],
+    "fmn": [{"norm": "linf", "steps": 20, "step_size": 1.0, "gamma": 0.3, "loss": "margin"}],
 }
 # A strength of each norm at which images of 12 × 12 pixels are changed, but remain what they were.
 EPSILON: dict[str, float] = {"sigma": 0.2, "linf": 0.1, "l2": 1.0, "deformation": 1.0}

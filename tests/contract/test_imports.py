@@ -18,7 +18,7 @@ LEVELS = (
     | {"seeds", "store"},
     {"attacks", "datasets", "models", "theory"},
     {"masking", "statistics"},
-    {"attacking", "classifier", "evaluate", "evaluator", "report", "tracking", "trainer", "training"},
+    {"attacking", "classifier", "evaluate", "evaluator", "records", "report", "tracking", "trainer", "training"},
     {"stages", "workspace", "__main__"},
 )
 ROOMS: tuple[components.Room, ...] = ("attacks", "datasets", "models")
