@@ -110,3 +110,20 @@ def max_gradient(deformation: Tensor) -> Tensor:
         for xx, xy, yx, yy in _corner_gradients(deformation)
     ]
     return torch.stack(norms, dim=1).flatten(1).amax(1)
+
+
+def fold_free_scales(deformation: Tensor, least_determinant: float) -> Tensor:
+    """How far a field can be stretched: at every corner of every pixel cell, (B, 4, H-1, W-1), the largest s such that
+    det(I + s'∇τ) ≥ ``least_determinant`` (in [0, 1)) for all s' in [0, s]; infinite if there is none.
+
+    Along s τ the determinant is the quadratic 1 + s tr ∇τ + s² det ∇τ, so s is a root in closed form. The fields with
+    all s ≥ 1 are those that stay fold-free while they shrink to 0.
+    """
+    scales = []
+    for xx, xy, yx, yy in _corner_gradients(deformation):
+        trace, determinant = xx + yy, xx * yy - xy * yx
+        spread = (trace.square() - 4 * (1 - least_determinant) * determinant).sqrt()  # NaN where there is no root
+        # The smaller positive root, in the form that does not cancel.
+        root = torch.where(trace > 0, -(trace + spread) / (2 * determinant), 2 * (1 - least_determinant) / (spread - trace))
+        scales.append(torch.where(root > 0, root, torch.inf))
+    return torch.stack(scales, dim=1)

@@ -78,7 +78,7 @@ def views(params: Params) -> list[View]:
         name="Training",
         filter=f"{current}'training'",
         charts=tuple(Chart((key,), None) for key in ("validation_accuracy", "validation_loss", "train_loss")),
-        columns=("tags.`model`", "tags.`seed`", "metrics.`test_accuracy`"),
+        columns=("tags.`model`", "tags.`seed`", "metrics.`final_test_accuracy`"),
     )
     return [overview, *attacks, training]
 

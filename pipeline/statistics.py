@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import special  # scipy.stats takes a second to import
 
 from pipeline.attacks.base import Status
 
@@ -122,7 +122,7 @@ def _squared_margin(values: Array) -> float:
 
 @cache
 def _t_quantile(degrees: int) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
+    return float(special.stdtrit(degrees, (1 + CONFIDENCE) / 2))
 
 
 def _hull(mean: float, squared_margin: float, n_images: int) -> Estimate:

@@ -27,7 +27,7 @@ def project(points: Tensor, inputs: Tensor, epsilon: float | Tensor, norm: BallN
     if norm == "linf":
         offsets.clamp_(-radius, radius)
     else:
-        offsets.mul_((radius / lengths(offsets)).clamp_(max=1))
+        offsets.mul_((radius / lengths(offsets).clamp_min_(torch.finfo(inputs.dtype).tiny)).clamp_(max=1))
     # inputs + offsets is rounded by about 1e-8 a pixel, much against a small epsilon: round towards the inputs.
     moved = inputs + offsets
     return torch.where((moved - inputs).abs_() > offsets.abs_(), torch.nextafter(moved, inputs), moved)

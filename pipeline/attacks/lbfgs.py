@@ -31,7 +31,7 @@ NORMS: tuple[Norm, ...] = ("l2",)
 
 ARMIJO = 1e-4  # share of the decrease promised by the slope that a step must bring
 SMALLEST_STEP = 2.0**-10  # a line search that comes to this has met rounding: the solve ends
-CURVATURE = 1e-2  # a pair is used if sᵀy is at least this share of what c ‖r‖² alone gives it
+CURVATURE = 0.1  # a pair is used if sᵀy is at least this share of what c ‖r‖² alone gives it
 NEWTON_STEPS = 2  # on the box-constrained model; two leave 1e-5 of its residual and less
 ROUNDING = 100  # machine epsilons (relative to the largest logit) that another batch may move a logit by
 
@@ -97,10 +97,11 @@ def attack(
     rows = (finite & ~is_fooled(logits, labels, targets)).nonzero().flatten()
     status[rows] = Status.STOPPED
     for candidates in _candidates(logits, labels, targets, config).unbind(1):
-        task = _Task(model, inputs[rows], labels[rows], candidates[rows], targeted=targets is not None)
+        known = _take(best, rows)
+        to_beat = torch.where(known.lead > 0, known.size, torch.inf)
+        task = _Task(model, inputs[rows], labels[rows], candidates[rows], to_beat, targeted=targets is not None)
         found, spent, outcome = _search(task, config)
         evaluations[rows] += spent
-        known = _take(best, rows)
         _put(best, rows, _where(_better(found, known), found, known))
         status[rows] = torch.where(outcome == Status.STOPPED, status[rows], outcome)
         rows = rows[outcome != Status.NON_FINITE]
@@ -159,6 +160,7 @@ class _Task:
     inputs: Tensor
     labels: Tensor
     candidates: Tensor
+    to_beat: Tensor
     targeted: bool
 
     def evaluate(self, rows: Tensor, images: Tensor) -> _Point:
@@ -235,10 +237,12 @@ def _search(task: _Task, config: Config) -> tuple[_Point, Tensor, Tensor]:
         evaluations[state.rows] += 1
         state.best = _where(_better(trial, state.best), trial, state.best)
         accepted, ended = _line_search(state, trial, config)
+        # ‖r‖ falls as c rises: if this c misses at a size that another target beats, the c that reach are of no use.
+        hopeless = ended & (state.point.lead <= 0) & (state.point.size >= task.to_beat[state.rows])
         _next_c(state, ended, config)
         failed = trial.loss.isinf()
         status[state.rows[failed]] = Status.NON_FINITE
-        done = failed | (state.search_steps == config.search_steps)
+        done = failed | hopeless | (state.search_steps == config.search_steps)
         if done.any():
             _put(best, state.rows[done], _take(state.best, done))
             state = _take(state, ~done)

@@ -64,8 +64,8 @@ def _unfound(results: list[Result]) -> Iterator[str]:
         share = 1 - statistics.found_share(result.outcomes)
         if result.minimal and share > UNFOUND:
             yield (
-                f"{result.attack.name} on {result.model}: no example of any size was found for {100 * share:.1f} % of the "
-                "correctly classified images. Without a bound every image can be fooled: the attack fails there."
+                f"{result.attack.name} on {result.model}: no example of any size was found for {100 * share:.1f}\u00a0% of "
+                "the correctly classified images. Without a bound every image can be fooled: the attack fails there."
             )
 
 
@@ -87,7 +87,7 @@ def _folded(results: list[Result]) -> Iterator[str]:
     for result in results:
         share = statistics.mean_sizes(result.rows)["folded_share"]
         if share > FOLDED:
-            folding.setdefault(result.attack.name, []).append(f"{result.model} {100 * share:.1f} %")
+            folding.setdefault(result.attack.name, []).append(f"{result.model} {100 * share:.1f}\u00a0%")
     for attack, shares in folding.items():
         yield (
             f"{attack} tears images: its fields fold, in the mean over fooled images, on {', '.join(shares)} of the "

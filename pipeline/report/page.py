@@ -7,14 +7,13 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from pipeline import components
 from pipeline.report import tables
 from pipeline.report.cautions import cautions
 from pipeline.report.inputs import Benchmark
 from pipeline.report.pictures import Picture, Pictures
-from pipeline.report.style import to_svg
+from pipeline.report.style import inline, to_svg
 from pipeline.report.summary import HOW_TO_READ, QUESTION, describe
 from pipeline.report.tables import Table
 
@@ -41,7 +40,7 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["svg"] = _svg
+    environment.filters |= {"wide": _wide, "narrow": _narrow}
     return environment.get_template("page.html").render(
         question=QUESTION,
         description=describe(benchmark),
@@ -69,6 +68,11 @@ def _section(benchmark: Benchmark, pictures: Pictures, attack: str) -> AttackSec
     )
 
 
-def _svg(figure: Figure, name: str) -> Markup:
-    """The figure as an element of the page: our own drawing, whose texts are outlines."""
-    return Markup(to_svg(figure, name))
+def _wide(picture: Picture) -> Markup:
+    """The picture as an element of the page: our own drawing, whose texts are outlines."""
+    return Markup(inline(picture.svg, picture.name))
+
+
+def _narrow(picture: Picture) -> Markup:
+    """The same for a phone; empty if the picture has no narrow form."""
+    return Markup(inline(to_svg(picture.narrow), f"{picture.name}-narrow") if picture.narrow else "")

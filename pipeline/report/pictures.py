@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pipeline.files import write_text
 from pipeline.report import curves, examples
 from pipeline.report.inputs import Benchmark, Result
+from pipeline.report.style import save_png, to_svg
 
 COLUMNS = 8  # examples of a picture: as many as stay legible
 
@@ -20,6 +24,16 @@ class Picture:
     figure: Figure
     alt: str
     narrow: Figure | None = None
+
+    @cached_property
+    def svg(self) -> str:
+        """The picture as an SVG file."""
+        return to_svg(self.figure)
+
+    def write(self, folder: Path) -> None:
+        """``<name>.svg`` and ``<name>.png``."""
+        write_text(folder / f"{self.name}.svg", self.svg)
+        save_png(self.figure, folder / f"{self.name}.png")
 
 
 @dataclass(frozen=True)

@@ -64,25 +64,28 @@ def line_style(position: int) -> dict[str, Any]:
     }
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """``<name>.svg`` and ``<name>.png`` on white."""
-    with styled():
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
-        figure.savefig(folder / f"{name}.png", facecolor="white")
-
-
-def to_svg(figure: Figure, prefix: str) -> str:
-    """The figure for a page, whose colours of text and grid it takes on.
-
-    Args:
-        prefix: keeps the ids of several figures on a page apart.
-    """
+def to_svg(figure: Figure) -> str:
+    """The figure on white; equal figures give equal texts."""
     buffer = io.StringIO()
     with styled():
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(GRID, "var(--grid)")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
+    figure.set_layout_engine("none")  # laid out by now: the next drawing need not do it again
     # A hundredth of a point is as fine as anybody sees; matplotlib writes micropoints.
-    svg = re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
+    return re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), buffer.getvalue())
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """The figure on white."""
+    with styled():
+        figure.savefig(path, facecolor="white")
+
+
+def inline(svg: str, prefix: str) -> str:
+    """An SVG for a page, whose colours of paper, text and grid it takes on.
+
+    Args:
+        prefix: keeps the ids of several pictures on a page apart.
+    """
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = svg.replace("fill: #ffffff", "fill: none").replace(INK, "currentColor").replace(GRID, "var(--grid)")
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)

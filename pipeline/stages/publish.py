@@ -17,12 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    params = load_params()
-    benchmark = read_benchmark(params, data=DATA, checkpoints=CHECKPOINTS, results=RESULTS)
-    uri = tracking_uri()
+    params, uri = load_params(), tracking_uri()
     try:
         with locked("publish"):
             experiment = connect(uri)
+            benchmark = read_benchmark(params, data=DATA, checkpoints=CHECKPOINTS, results=RESULTS)
             outcome = publish(experiment, records(benchmark, REPORTS), origin=origin())
             describe(experiment, DESCRIPTION, views(params))
     except UnreachableError as error:

@@ -10,7 +10,6 @@ from pipeline.files import atomic_directory, write_json, write_text
 from pipeline.report.inputs import Benchmark, read_benchmark
 from pipeline.report.page import page
 from pipeline.report.pictures import draw
-from pipeline.report.style import save
 from pipeline.report.summary import curves, metrics, summary
 from pipeline.stages.common import CHECKPOINTS, DATA, REPORTS, RESULTS, run
 
@@ -27,9 +26,8 @@ def main() -> None:
 def write_report(benchmark: Benchmark, folder: Path) -> None:
     """Everything, into an empty folder."""
     pictures = draw(benchmark)
-    (folder / "figures").mkdir()
     for picture in pictures.all():
-        save(picture.figure, folder / "figures", picture.name)
+        picture.write(folder / "figures")
     curves(benchmark).to_csv(folder / "curves.csv", index=False)
     write_json(folder / "metrics.json", metrics(benchmark))
     write_text(folder / "summary.md", summary(benchmark))

@@ -171,20 +171,23 @@ def one_ramp() -> Tensor:
     return (0.5 + 0.05 * (torch.arange(SIDE, dtype=torch.float64) - 8)).expand(1, 1, SIDE, SIDE).clamp(0, 1)
 
 
+def parabola(brightness: Tensor) -> Tensor:
+    """s − 2 s² − 0.1 at brightness 0.5 + s: Newton's points are s = 0.1, 0.1333, ... and the zero lies at 0.1382."""
+    s = brightness - 0.5
+    return s - 2 * s**2 - 0.1
+
+
 ZERO = torch.zeros(1, dtype=torch.long)
 
 
 def test_newtons_iteration_on_a_curved_gap() -> None:
-    """g = s − s²: one pixel, no smoothing, a ramp: ADef is Newton's method on g(0.5 + 0.05 τ_x)."""
-
-    def g(brightness: Tensor) -> Tensor:
-        return (brightness - 0.5) - 2 * (brightness - 0.5) ** 2 - 0.1
+    """One pixel, a ramp, no smoothing: ADef is Newton's method on g(0.5 + s) = s − 2 s² − 0.1, s = 0.05 τ_x."""
 
     shift = 0.0
     for _ in range(3):
         s = 0.05 * shift
         shift -= (s - 2 * s**2 - 0.1) / (0.05 * (1 - 4 * s))
-    output = run(Bump(g), one_ramp(), ZERO, sigma=0, max_iter=3, overshoot=1)
+    output = run(Bump(parabola), one_ramp(), ZERO, sigma=0, max_iter=3, overshoot=1)
     assert output.deformation is not None
     assert output.deformation[0, 8, 8].tolist() == pytest.approx([shift, 0])
     assert output.deformation.count_nonzero() == 1
@@ -202,10 +205,9 @@ def test_stops_as_soon_as_the_model_errs() -> None:
 
 
 def test_a_step_to_max_norm_is_not_taken() -> None:
-    """Newton on g = s − 2 s² − 0.1 needs 2.0, then 2.67 pixels: at 2.5 the first stands, stretched to the bound."""
-    model = Bump(lambda s: (s - 0.5) - 2 * (s - 0.5) ** 2 - 0.1)
+    """The parabola needs 2 pixels, then 2.67. Whatever stands in the end is stretched, to ``max_norm`` at most."""
     for max_norm, size, cost in ((1.5, 0, (2, 1)), (2.1, 2.1, (4, 2)), (2.6, 2.4, (4, 2))):
-        output = run(model, one_ramp(), ZERO, sigma=0, max_norm=max_norm)
+        output = run(Bump(parabola), one_ramp(), ZERO, sigma=0, max_norm=max_norm)
         assert output.deformation is not None
         assert deformation_size(output.deformation).item() == pytest.approx(size)
         assert (output.n_forwards.item(), output.n_backwards.item()) == cost
@@ -239,7 +241,7 @@ def test_not_finite_ends_an_image_with_its_last_finite_field() -> None:
         return (s - 0.5).sqrt() - 1  # slope ∞ at the start
 
     def logits_later(s: Tensor) -> Tensor:
-        return torch.where(s > 0.65, torch.nan, (s - 0.5) - 2 * (s - 0.5) ** 2 - 0.11)  # Newton's third point: 0.666
+        return torch.where(s > 0.61, torch.nan, parabola(s))  # the second step's
 
     start = run(Bump(lambda s: s * torch.nan), one_ramp(), ZERO)
     assert (start.n_forwards.item(), start.n_backwards.item(), start.status.item()) == (1, 0, Status.NON_FINITE)
@@ -248,13 +250,9 @@ def test_not_finite_ends_an_image_with_its_last_finite_field() -> None:
     for output in (start, first):
         assert torch.equal(output.adv_inputs, one_ramp())
     later = run(Bump(logits_later), one_ramp(), ZERO, sigma=0)
-    assert later.status.tolist() == [Status.NON_FINITE]
     assert later.deformation is not None
-    steps = (later.n_backwards.item() - 1, later.n_forwards.item())
-    expected = run(Bump(logits_later), one_ramp(), ZERO, sigma=0, max_iter=int(steps[0]), overshoot=1)
-    assert steps[0] > 0
-    assert expected.status.tolist() == [Status.OK]
-    torch.testing.assert_close(later.deformation, expected.deformation)
+    assert later.deformation[0, 8, 8].tolist() == pytest.approx([2, 0])  # the first step's, and not stretched
+    assert (later.n_forwards.item(), later.n_backwards.item(), later.status.item()) == (5, 2, Status.NON_FINITE)
 
 
 # --- the batch
@@ -277,7 +275,7 @@ class Net(nn.Module):
         self.n_forwards += len(inputs)
         logits: Tensor = self.layers(inputs)
         if logits.requires_grad:
-            logits.register_hook(self._count)
+            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
         return logits
 
     def _count(self, gradient: Tensor) -> None:
@@ -298,16 +296,16 @@ def batch() -> tuple[Net, Tensor, Tensor]:
 def test_counts_are_what_the_model_saw_and_finished_images_leave(batch: tuple[Net, Tensor, Tensor]) -> None:
     net, inputs, labels = batch
     output = run(net, inputs, labels)
-    assert (output.n_forwards.sum(), output.n_backwards.sum()) == (net.n_forwards, net.n_backwards)
+    assert (int(output.n_forwards.sum()), int(output.n_backwards.sum())) == (net.n_forwards, net.n_backwards)
     assert len(set(output.n_forwards.tolist())) > 3
-    assert torch.equal(output.n_backwards, (K - 1) * (output.n_forwards - 1) // 2)
+    assert torch.equal(output.n_backwards, (K - 1) * (output.n_forwards // 2))
 
 
 def test_images_that_are_wrong_already_cost_one_forward(batch: tuple[Net, Tensor, Tensor]) -> None:
     net, inputs, labels = batch
     output = run(net, inputs, labels)
     assert output.deformation is not None
-    assert (output.n_forwards[3], output.n_backwards[3], output.status[3]) == (1, 0, Status.OK)
+    assert [int(column[3]) for column in (output.n_forwards, output.n_backwards, output.status)] == [1, 0, Status.OK]
     assert torch.equal(output.adv_inputs[3], inputs[3])
     assert not output.deformation[3].any()
     assert output.deformation.flatten(1).any(1).sum() == len(inputs) - 1
@@ -339,7 +337,7 @@ def test_targeted_ends_at_the_target_and_nowhere_else(batch: tuple[Net, Tensor, 
     targets = net(inputs).argmin(1)
     output = run(net, inputs, labels, targets=targets)
     assert (net(output.adv_inputs).argmax(1) == targets).all()
-    assert (output.n_forwards == 2 * output.n_backwards + 1).all()  # one candidate
+    assert torch.equal(output.n_backwards, output.n_forwards // 2)  # one candidate
     on_the_way = [
         net(run(net, inputs, labels, targets=targets, max_iter=n, overshoot=1).adv_inputs).argmax(1)
         for n in range(1, int(output.n_backwards.max()))

@@ -24,7 +24,7 @@ def size(perturbation: Tensor, norm: BallNorm) -> Tensor:
     norm=st.sampled_from(NORMS),
     epsilon=st.floats(0, 40) | st.floats(0, 1e-3),
     pixels=st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
-    spread=st.sampled_from([1e-6, 1e-2, 1.0, 1e6]),
+    spread=st.sampled_from([0.0, 1e-6, 1e-2, 1.0, 1e6]),
     seed=st.integers(0, 1000),
 )
 def test_projections_lie_in_the_ball_and_in_the_box(

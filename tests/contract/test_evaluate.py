@@ -278,7 +278,7 @@ def test_leaving_the_model_in_training_mode_deceives_nobody(judged: Judge) -> No
         model.train()
         return replace(output, adv_inputs=examples().inputs)
 
-    rows = judged(training, model=Moody()).rows
+    rows = judged(training, model=Moody().eval()).rows
     assert rows["clean_correct"].all()
     check_no_success(rows, Status.OK)
 

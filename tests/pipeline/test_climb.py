@@ -258,9 +258,9 @@ def test_images_and_fields_come_back_with_their_examples(store: RowStore) -> Non
 
 def test_strengths_and_chunks_do_not_meet(store: RowStore) -> None:
     unit = Unit(FakeAttack()(0.1, examples()).rows, {"index": torch.tensor(INDICES)})
-    store.add(0, 0.1, unit)
-    assert store.load(0, 0.1) is not None
-    for chunk, epsilon in ((0, 0.10000000000000002), (0, 1.0), (0, None), (1, 0.1), (10, 0.1)):
+    store.add(0, 0.15, unit)
+    assert store.load(0, 0.15) is not None
+    for chunk, epsilon in ((0, 0.1), (0, 0.1500000000000001), (0, 1.0), (0, None), (1, 0.15), (10, 0.15)):
         assert store.load(chunk, epsilon) is None
 
 

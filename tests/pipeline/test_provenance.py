@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline import components, provenance
 
@@ -111,6 +112,30 @@ def test_a_new_import_joins_the_closure(copied: Path) -> None:
     assert with_helper != before
     helper.write_text("X = 2\n", encoding="utf-8")
     assert code_hash(ATTACK) != with_helper
+
+
+def keyed_modules(stage: str) -> list[str]:
+    """What the stage's results are keyed by (``training_key``, ``make_cell``), over all components."""
+    rooms: dict[str, tuple[components.Room, ...]] = {
+        "data": ("datasets",),
+        "train": ("models",),
+        "attack": ("models", "attacks"),
+    }
+    own = {"data": [], "train": ["pipeline.training"], "attack": ["pipeline.evaluate", "pipeline.judge_field"]}
+    return own[stage] + [f"pipeline.{room}.{kind}" for room in rooms[stage] for kind in components.kinds(room)]
+
+
+@pytest.mark.parametrize("stage", ["data", "train", "attack"])
+def test_dvc_starts_a_cell_when_the_code_of_its_results_is_edited(stage: str) -> None:
+    """A file that the key hashes and that DVC does not watch leaves stale results standing."""
+    entry = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    watched = {ROOT / dependency for dependency in entry.get("do", entry)["deps"]}
+    unwatched = [
+        path.relative_to(ROOT).as_posix()
+        for path in provenance.closure(keyed_modules(stage))
+        if not watched & {path, *path.parents} and path.name != "__init__.py"
+    ]
+    assert not unwatched, f"dvc.yaml: {stage} lacks the deps {unwatched}"
 
 
 def test_the_environment_names_the_lock_file_and_what_is_installed() -> None:

@@ -1,0 +1,341 @@
+"""The report on a made-up benchmark with known truth, in every shape a user may give it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import ATTACKS, fooling_sizes, write_benchmark, write_params
+
+from pipeline.config import load_params
+from pipeline.errors import UserError
+from pipeline.files import write_json
+from pipeline.report.cautions import cautions
+from pipeline.report.examples import FOOLED, examples
+from pipeline.report.inputs import Benchmark, read_benchmark
+from pipeline.report.summary import curves, metrics, summary
+from pipeline.stages import report
+from pipeline.stages.common import CHECKPOINTS, DATA, REPORTS, RESULTS
+
+MODELS, NAMES, SEEDS, N_IMAGES = ["cnn", "neural_ode"], ["gaussian", "fgsm", "pgd", "adef"], [0, 5], 30
+Edit = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark with its report."""
+    root = tmp_path_factory.mktemp("finished")
+    write_benchmark(root, models=MODELS, attacks=NAMES, seeds=SEEDS, n_images=N_IMAGES)
+    run_stage(root)
+    return root
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """One architecture, one attack, one seed; no report yet."""
+    write_benchmark(tmp_path, models=["cnn"], attacks=["fgsm"], seeds=[0], n_images=12)
+    return tmp_path
+
+
+def run_stage(root: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        report.main()
+
+
+def read(root: Path) -> Benchmark:
+    params = load_params(root / "params.yaml")
+    return read_benchmark(params, data=root / DATA, checkpoints=root / CHECKPOINTS, results=root / RESULTS)
+
+
+def edit(root: Path, model: str, attack: str, change: Edit) -> None:
+    path = root / RESULTS / model / f"{attack}.parquet"
+    change(pd.read_parquet(path)).to_parquet(path, index=False)
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_curves_are_the_truth(finished: Path) -> None:
+    table = pd.read_csv(finished / REPORTS / "curves.csv")
+    assert list(table.columns) == "model attack norm epsilon robust_accuracy low high n_images n_seeds".split()
+    assert list(dict.fromkeys(zip(table["model"], table["attack"], strict=True))) == [
+        (m, a) for m in MODELS for a in NAMES
+    ]
+    for (model, attack), curve in table.groupby(["model", "attack"]):
+        sizes = fooling_sizes(str(model), str(attack), SEEDS, N_IMAGES)
+        assert list(curve["epsilon"]) == [0.0, *ATTACKS[str(attack)]["epsilons"]]
+        expected = [(sizes > epsilon).mean() for epsilon in curve["epsilon"]]
+        assert list(curve["robust_accuracy"]) == pytest.approx(expected)
+        assert (curve["low"] <= curve["robust_accuracy"]).all()
+        assert (curve["robust_accuracy"] <= curve["high"]).all()
+        assert set(curve["n_images"]) == {N_IMAGES}
+        assert set(curve["n_seeds"]) == {len(SEEDS)}
+
+
+def test_metrics_are_finite_numbers(finished: Path) -> None:
+    found = json.loads((finished / REPORTS / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert list(found) == sorted(MODELS)
+    assert found["neural_ode"]["nfe"] == 16
+    assert found["cnn"]["generalization_gap"] == pytest.approx(
+        found["cnn"]["train_accuracy"] - found["cnn"]["test_accuracy"]
+    )
+    sizes = fooling_sizes("cnn", "adef", SEEDS, N_IMAGES)
+    assert found["cnn"]["adef"]["median_size"] == pytest.approx(
+        np.quantile(sizes[sizes > 0], 0.5, method="inverted_cdf")
+    )
+    assert found["cnn"]["fgsm"]["robust_accuracy"]["0.1"] == pytest.approx(
+        (fooling_sizes("cnn", "fgsm", SEEDS, N_IMAGES) > 0.1).mean()
+    )
+    assert found["cnn"]["gaussian"]["n_forwards"] == 2 * 4  # draws × strengths
+
+
+def test_summary_has_a_table_for_every_attack(finished: Path) -> None:
+    text = (finished / REPORTS / "summary.md").read_text()
+    assert text.startswith("# Are Neural ODE")
+    assert [line[4:] for line in text.splitlines() if line.startswith("### ")] == NAMES
+    assert len(re.findall(r"^\| strength \| cnn \| neural_ode \|$", text, re.MULTILINE)) == len(NAMES)
+    assert "2 architectures × 2 seeds × 4 attacks on 30 test images" in text
+
+
+def test_examples_show_the_lowest_strength_that_fooled(finished: Path) -> None:
+    benchmark = read(finished)
+    sizes = fooling_sizes("cnn", "fgsm", [5], N_IMAGES)[0]
+    grid = ATTACKS["fgsm"]["epsilons"]
+    found = examples(benchmark.results["cnn"]["fgsm"], benchmark.images, seed=5)
+    assert len(found) == len(benchmark.images)
+    for example, size in zip(found, sizes, strict=False):
+        strength = min((epsilon for epsilon in grid if epsilon >= size), default=grid[-1])
+        assert np.abs(example.adversarial - example.original).max() == pytest.approx(strength, abs=1e-6)
+        assert (example.frame == FOOLED) == (0 < size <= grid[-1])
+        assert (example.after == "wrong before\nthe attack") == (size == 0)
+
+
+def test_examples_that_inherit_show_the_image_of_their_fall(finished: Path) -> None:
+    benchmark = read(finished)
+    found = examples(benchmark.results["cnn"]["pgd"], benchmark.images, seed=0)
+    assert len(found) == len(benchmark.images)
+
+
+def test_fields_are_those_that_made_the_image(finished: Path) -> None:
+    benchmark = read(finished)
+    sizes = fooling_sizes("cnn", "adef", [0], N_IMAGES)[0]
+    found = examples(benchmark.results["cnn"]["adef"], benchmark.images, seed=0)
+    lengths = [np.linalg.norm(example.field, axis=-1).max() for example in found if example.field is not None]
+    assert lengths == pytest.approx(sizes[: len(found)], rel=1e-5)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """What a browser would load, and the ids and references of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name == "href" and tag == "a":
+                self.links.append(value or "")
+            elif name in ("src", "href", "xlink:href", "srcset", "poster", "data", "action"):
+                self.loads.append(value or "")
+
+
+def test_the_page_needs_nothing_else(finished: Path) -> None:
+    text = (finished / REPORTS / "index.html").read_text()
+    page = Page(text)
+    assert all(target.startswith(("#", "data:image/png;base64,")) for target in page.loads)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    assert "@import" not in text
+    assert not re.findall(r"url\((?!#)", text)
+
+
+def test_every_link_and_reference_of_the_page_leads_somewhere(finished: Path) -> None:
+    page = Page((finished / REPORTS / "index.html").read_text())
+    assert len(set(page.ids)) == len(page.ids)
+    for target in page.links + page.loads:
+        if target.startswith("#"):
+            assert target[1:] in page.ids
+        elif not target.startswith("data:"):
+            assert (finished / REPORTS / target).is_file()
+
+
+def test_every_picture_is_there_as_svg_and_png(finished: Path) -> None:
+    names = {"robust_accuracy", "attacks-linf", *(f"curve-{attack}" for attack in NAMES)}
+    names |= {f"examples-{attack}-{model}" for attack in NAMES for model in MODELS}
+    files = {path.name for path in (finished / REPORTS / "figures").iterdir()}
+    assert files == {f"{name}.{suffix}" for name in names for suffix in ("svg", "png")}
+
+
+def test_texts_are_escaped(small: Path) -> None:
+    card = json.loads((small / DATA / "card.json").read_text())
+    write_json(small / DATA / "card.json", card | {"source": "<script>alert('x')</script>"})
+    run_stage(small)
+    text = (small / REPORTS / "index.html").read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_equal_results_are_equal_files(small: Path) -> None:
+    run_stage(small)
+    first = {path: path.read_bytes() for path in sorted((small / REPORTS).rglob("*")) if path.is_file()}
+    run_stage(small)
+    assert {path: path.read_bytes() for path in sorted((small / REPORTS).rglob("*")) if path.is_file()} == first
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+def test_failed_rows_are_not_robust_and_are_said_loudly(small: Path) -> None:
+    def crash(rows: pd.DataFrame) -> pd.DataFrame:
+        rows.loc[rows["index"] < 3, ["status", "success"]] = ["crashed", False]
+        return rows
+
+    edit(small, "cnn", "fgsm", crash)
+    benchmark = read(small)
+    sizes = fooling_sizes("cnn", "fgsm", [0], 12)[0]
+    table = curves(benchmark).set_index("epsilon")["robust_accuracy"]
+    assert table[0.02] == pytest.approx(((sizes > 0.02) & (np.arange(12) >= 3)).mean())
+    warning = cautions(benchmark)[0]
+    assert "18 of 72 rows failed (18 crashed)" in warning
+    assert "not robust" in warning
+    assert warning in summary(benchmark)
+    run_stage(small)
+    assert "18 of 72 rows failed (18 crashed)" in (small / REPORTS / "index.html").read_text()
+
+
+def test_few_seeds_carry_no_verdict(small: Path, tmp_path: Path) -> None:
+    assert any("Only 1 seed was trained" in caution for caution in cautions(read(small)))
+    write_benchmark(tmp_path / "ten", models=["cnn"], attacks=["fgsm"], seeds=range(10), n_images=12)
+    assert not any("trained" in caution for caution in cautions(read(tmp_path / "ten")))
+
+
+def test_an_attack_that_fails_is_not_mistaken_for_robustness(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, models=["cnn"], attacks=["adef"], seeds=[0], n_images=12)
+    assert not any("adef" in caution for caution in cautions(read(tmp_path)) if "fold" not in caution)
+    edit(tmp_path, "cnn", "adef", lambda rows: rows.assign(success=rows["success"] & (rows["index"] < 2)))
+    found = " ".join(cautions(read(tmp_path)))
+    assert "adef on cnn: no example of any size was found for" in found
+    assert "adef leaves most images standing at its largest strength (cnn 0." in found
+
+
+def test_folding_fields_are_named(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, models=["cnn"], attacks=["adef"], seeds=[0], n_images=12)
+    edit(tmp_path, "cnn", "adef", lambda rows: rows.assign(folded_share=0.25))
+    assert any("25.0\u00a0%" in caution for caution in cautions(read(tmp_path)))
+    edit(tmp_path, "cnn", "adef", lambda rows: rows.assign(folded_share=0.0))
+    assert not any("fold" in caution for caution in cautions(read(tmp_path)))
+
+
+def test_unequal_clean_accuracies_are_named(finished: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "copy"))
+    assert not any("Clean accuracies" in caution for caution in cautions(read(root)))
+    for seed in SEEDS:
+        path = root / CHECKPOINTS / "cnn" / f"seed-{seed}.json"
+        training = json.loads(path.read_text())
+        training["accuracy"]["test"] -= 0.1
+        write_json(path, training)
+    assert any("Clean accuracies differ: cnn" in caution for caution in cautions(read(root)))
+
+
+# --- any shape --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("models", "attacks", "seeds"),
+    [
+        (["cnn"], ["adef"], [3]),
+        (["neural_ode", "resnet", "cnn"], ["gaussian"], [0]),
+        (["cnn"], ["pgd", "fgsm"], [1, 2, 3]),
+    ],
+)
+def test_any_subset_works(tmp_path: Path, models: Sequence[str], attacks: Sequence[str], seeds: Sequence[int]) -> None:
+    write_benchmark(tmp_path, models=models, attacks=attacks, seeds=seeds, n_images=5)
+    run_stage(tmp_path)
+    assert len(pd.read_csv(tmp_path / REPORTS / "curves.csv").groupby(["model", "attack"])) == len(models) * len(
+        attacks
+    )
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "adef"])
+def test_models_that_nothing_or_everything_fools_work(tmp_path: Path, attack: str) -> None:
+    write_benchmark(tmp_path, models=["cnn", "resnet"], attacks=[attack], seeds=[0, 1], n_images=5)
+    edit(tmp_path, "cnn", attack, lambda rows: rows.assign(success=False, size_linf=math.nan))
+    edit(tmp_path, "resnet", attack, lambda rows: rows.assign(clean_correct=False, success=False))
+    run_stage(tmp_path)
+    found = metrics(read(tmp_path))
+    assert "median_size" not in found["cnn"][attack]
+    assert found["resnet"][attack]["area"] == 0
+
+
+def test_without_examples_the_page_has_no_pictures_of_them(small: Path) -> None:
+    text = (small / "params.yaml").read_text()
+    (small / "params.yaml").write_text(text.replace("n_examples: 8", "n_examples: 0"))
+    run_stage(small)
+    assert not list((small / REPORTS / "figures").glob("examples-*"))
+
+
+def test_what_left_params_leaves_the_report(finished: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "copy"))
+    write_params(root, models=["cnn"], attacks=["adef"], seeds=[5], n_images=20)
+    run_stage(root)
+    table = pd.read_csv(root / REPORTS / "curves.csv")
+    assert set(table["model"]) == {"cnn"}
+    assert set(table["attack"]) == {"adef"}
+    assert set(table["n_images"]) == {20}
+    assert not any("fgsm" in path.name or "neural" in path.name for path in (root / REPORTS).rglob("*"))
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+FILES = ["checkpoints/cnn/seed-0.json", "results/cnn/fgsm.parquet", "results/cnn/fgsm.examples.safetensors"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no such format")])
+def test_a_missing_or_damaged_file_is_named_with_the_remedy(
+    small: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    damage(small / name)
+    (small / REPORTS).mkdir()
+    (small / REPORTS / "index.html").write_text("the last good report")
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: .*dvc repro") as caught:
+        run_stage(small)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (small / REPORTS).iterdir()] == ["index.html"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda rows: rows[rows["seed"] != 5], "no rows of seed 5"),
+        (lambda rows: rows[rows["index"] != 7], "29 images, not 30"),
+        (lambda rows: rows[rows["epsilon"] != 0.1], "strengths"),
+        (lambda rows: rows.drop(3), "rows, not"),
+        (lambda rows: rows.drop(columns="status"), "missing columns"),
+    ],
+)
+def test_rows_that_are_not_those_of_params_are_refused(
+    finished: Path, tmp_path: Path, change: Edit, reason: str
+) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "copy", ignore=shutil.ignore_patterns("reports")))
+    edit(root, "cnn", "fgsm", change)
+    with pytest.raises(UserError, match=rf"fgsm\.parquet: .*{reason}.*dvc repro"):
+        read(root)
