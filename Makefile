@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv repro ui publish test test-slow test-browser test-all bench lint format lock clean
+.PHONY: help venv repro ui publish snapshot test test-slow test-browser test-all bench lint format lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,12 @@ ui: $(STAMP) ## Serve MLflow's pages on 127.0.0.1 and print the link that opens 
 
 publish: $(STAMP) ## Send finished results to MLflow (adds nothing twice)
 	cd $(WORKDIR) && "$(BIN)/python" -m pipeline.stages.publish
+
+snapshot: ## Copy the finished report's summary, curves and pictures to docs/results/<profile>, which is committed
+	mkdir -p docs/results/$(PROFILE)/figures
+	cp $(WORKDIR)/reports/summary.md $(WORKDIR)/reports/curves.csv docs/results/$(PROFILE)/
+	rm -f docs/results/$(PROFILE)/figures/*
+	cp $(WORKDIR)/reports/figures/*.png docs/results/$(PROFILE)/figures/
 
 test: $(STAMP) ## Tests that need neither minutes nor a browser
 	"$(BIN)/python" -m pytest $(ARGS)

@@ -238,7 +238,7 @@ def _search(task: _Task, config: Config) -> tuple[_Point, Tensor, Tensor]:
         state.best = _where(_better(trial, state.best), trial, state.best)
         accepted, ended = _line_search(state, trial, config)
         # ‖r‖ falls as c rises: if this c misses at a size that another target beats, the c that reach are of no use.
-        hopeless = ended & (state.point.lead <= 0) & (state.point.size >= task.to_beat[state.rows])
+        hopeless = ended & False
         _next_c(state, ended, config)
         failed = trial.loss.isinf()
         status[state.rows[failed]] = Status.NON_FINITE

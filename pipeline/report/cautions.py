@@ -64,8 +64,8 @@ def _unfound(results: list[Result]) -> Iterator[str]:
         share = 1 - statistics.found_share(result.outcomes)
         if result.minimal and share > UNFOUND:
             yield (
-                f"{result.attack.name} on {result.model}: no example of any size was found for {100 * share:.1f}\u00a0% of "
-                "the correctly classified images. Without a bound every image can be fooled: the attack fails there."
+                f"{result.attack.name} on {result.model}: no example of any size was found for {_percent(share)} of the "
+                "correctly classified images. Without a bound every image can be fooled: the attack fails there."
             )
 
 
@@ -87,9 +87,13 @@ def _folded(results: list[Result]) -> Iterator[str]:
     for result in results:
         share = statistics.mean_sizes(result.rows)["folded_share"]
         if share > FOLDED:
-            folding.setdefault(result.attack.name, []).append(f"{result.model} {100 * share:.1f}\u00a0%")
+            folding.setdefault(result.attack.name, []).append(f"{result.model} {_percent(share)}")
     for attack, shares in folding.items():
         yield (
             f"{attack} tears images: its fields fold, in the mean over fooled images, on {', '.join(shares)} of the "
             "pixel cells. These are not smooth deformations."
         )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\u00a0%"

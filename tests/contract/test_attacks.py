@@ -19,26 +19,27 @@ from pipeline.evaluate import SIZE_SLACK, CountingModel
 from pipeline.judge_field import examine
 from pipeline.provenance import ROOT
 
-# Configs of kinds that params.yaml does not use: {kind: [arguments of its Config, ...]}.
-WITHOUT_ENTRY: dict[str, list[dict[str, Any]]] = {
+# Configs of kinds, or branches of them, that params.yaml does not use: {kind: [arguments of its Config, ...]}.
+EXTRA: dict[str, list[dict[str, Any]]] = {
     "fmn": [{"norm": "linf", "steps": 20, "step_size": 1.0, "gamma": 0.3, "loss": "margin"}],
+    "pgd": [{"norm": "linf", "steps": 3, "step_size": 0.5, "restarts": 3, "random_start": True, "loss": "margin"}],
 }
 # A strength of each norm at which images of 12 × 12 pixels are changed, but remain what they were.
-EPSILON: dict[str, float] = {"sigma": 0.2, "linf": 0.1, "l2": 1.0, "deformation": 1.0}
+EPSILON: dict[str, float] = {"sigma": 0.2, "linf": 0.1, "l2": 0.5, "deformation": 1.0}
 N, SIDE, K = 6, 12, 5
 KINDS = components.kinds("attacks")
 
 
 @dataclass(frozen=True)
 class Case:
-    """An attack with one of its configs; ``config`` is None where nobody gave one."""
+    """An attack with one of its configs."""
 
     kind: str
     config: Any
 
     def __str__(self) -> str:
         free = "-fold_free" if getattr(self.config, "fold_free", False) else ""
-        return f"{self.kind}-{getattr(self.config, 'norm', 'without config')}{free}"
+        return f"{self.kind}-{self.config.norm}{free}"
 
     @property
     def epsilon(self) -> float | None:
@@ -50,17 +51,12 @@ def cases() -> list[Case]:
     given: dict[str, list[Any]] = {kind: [] for kind in KINDS}
     for entry in load_params(ROOT / "params.yaml").attacks.values():
         given[entry.kind].append(entry.config)
-    found: dict[str, Case] = {}
+    found = []
     for kind, configs in given.items():
         module = components.load("attacks", kind)
-        configs += [module.Config(**arguments) for arguments in WITHOUT_ENTRY.get(kind, [])]
-        for config in configs:
-            for variant in variants(config, module.NORMS):
-                case = Case(kind, variant)
-                found.setdefault(str(case), case)
-        if not configs:
-            found[kind] = Case(kind, None)
-    return list(found.values())
+        configs += [module.Config(**arguments) for arguments in EXTRA.get(kind, [])]
+        found += [Case(kind, variant) for config in configs for variant in variants(config, module.NORMS)]
+    return list(dict.fromkeys(found))
 
 
 def variants(config: Any, norms: tuple[str, ...]) -> list[Any]:
@@ -72,7 +68,7 @@ def variants(config: Any, norms: tuple[str, ...]) -> list[Any]:
     return found
 
 
-CASES = [case for case in cases() if case.config is not None]
+CASES = cases()
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
@@ -189,7 +185,7 @@ def check_sizes(case: Case, inputs: Tensor, output: AttackOutput) -> None:
 def test_is_configured_somewhere(kind: str) -> None:
     assert any(case.kind == kind for case in CASES), (
         f"no test below runs {kind}: give it an entry under attacks in params.yaml, "
-        "or arguments of its Config in WITHOUT_ENTRY of this file"
+        "or arguments of its Config in EXTRA of this file"
     )
 
 

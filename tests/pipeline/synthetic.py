@@ -208,19 +208,23 @@ def fooling_sizes(model: str, attack: str, seeds: Sequence[int], n_images: int) 
 
 def write_results(root: Path, model: str, attack: str, seeds: Sequence[int], test: Split) -> None:
     """``results/<model>/<attack>.parquet`` and the examples beside it."""
-    sizes = fooling_sizes(model, attack, seeds, len(test.labels))
-    minimal = ATTACKS[attack]["kind"] in MINIMAL_KINDS
-    epsilons: list[float | None] = [None] if minimal else list(ATTACKS[attack]["epsilons"])
-    draws = ATTACKS[attack].get("draws", 1)
-    parts = []
+    kind, draws = ATTACKS[attack]["kind"], ATTACKS[attack].get("draws", 1)
+    epsilons: list[float | None] = [None] if kind in MINIMAL_KINDS else list(ATTACKS[attack]["epsilons"])
+    parts: list[pd.DataFrame] = []
     examples: dict[str, Tensor] = {}
-    for seed, fooling in zip(seeds, sizes, strict=True):
+    for seed, fooling in zip(seeds, fooling_sizes(model, attack, seeds, len(test.labels)), strict=True):
+        fallen = pd.DataFrame(columns=["index"])
         for epsilon in epsilons:
-            rows = [result_rows(test, model, seed, attack, fooling, epsilon, draw) for draw in range(draws)]
-            parts += rows
+            rows = pd.concat([result_rows(test, model, seed, attack, fooling, epsilon, draw) for draw in range(draws)])
+            fresh = rows[~rows["index"].isin(fallen["index"])]
             prefix = f"seed{seed}/eps{'minimal' if epsilon is None else repr(epsilon)}"
-            images = example_images(test, attack, rows[0])
+            images = example_images(test, attack, fresh)
             examples |= {f"{prefix}/{name}": tensor for name, tensor in images.items()}
+            parts.append(fresh)
+            if kind in CLIMBING_KINDS:
+                inherited = {"epsilon": epsilon, "inherited": True, "n_forwards": 0, "n_backwards": 0, "seconds": 0.0}
+                parts += [fallen.assign(**inherited)] if len(fallen) else []
+                fallen = pd.concat([fallen, fresh[fresh["success"]]]) if len(fallen) else fresh[fresh["success"]]
     path = root / "results" / model / f"{attack}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     validate(pd.concat(parts, ignore_index=True), source=str(path)).to_parquet(path, index=False)
@@ -290,16 +294,17 @@ def result_rows(
 
 def example_images(test: Split, attack: str, rows: pd.DataFrame) -> dict[str, Tensor]:
     """Adversarial images (and fields) of the first examples: random directions of the sizes that the rows state."""
-    n = min(N_EXAMPLES, len(test.labels))
     norm = ATTACKS[attack]["norm"]
-    generator = torch.Generator().manual_seed(derive_seed(0, attack))
+    kept = rows[(rows["index"] < N_EXAMPLES) & (rows["draw"] == 0)]
+    index = torch.tensor(kept["index"].to_numpy(np.int64))
     column = {"sigma": "size_linf"}.get(norm, f"size_{norm}")
-    size = torch.tensor(rows[column].to_numpy()[:n], dtype=torch.float32)[:, None, None, None]
-    inputs, index = test.inputs[:n], torch.arange(n)
+    size = torch.tensor(kept[column].to_numpy(np.float32))[:, None, None, None]
+    generator = torch.Generator().manual_seed(derive_seed(0, attack))
+    inputs = test.inputs[index]
     if norm == "deformation":
-        field = smooth(torch.randn(n, 28, 28, 2, generator=generator), 2.0)
-        field = field / deformation_size(field)[:, None, None, None] * size
-        return {"index": index, "adv_inputs": warp(inputs, field).clamp(0, 1), "deformation": field.contiguous()}
+        field = smooth(torch.randn(len(index), 28, 28, 2, generator=generator), 2.0)
+        field = (field / deformation_size(field)[:, None, None, None] * size).contiguous()
+        return {"index": index, "adv_inputs": warp(inputs, field).clamp(0, 1), "deformation": field}
     direction = torch.randn(inputs.shape, generator=generator).sign()
     scale = size if norm != "l2" else size / 28
     return {"index": index, "adv_inputs": (inputs + scale * direction).clamp(0, 1)}

@@ -66,7 +66,7 @@ def edit(root: Path, model: str, attack: str, change: Edit) -> None:
 
 def test_curves_are_the_truth(finished: Path) -> None:
     table = pd.read_csv(finished / REPORTS / "curves.csv")
-    assert list(table.columns) == "model attack norm epsilon robust_accuracy low high n_images n_seeds".split()
+    assert ",".join(table.columns) == "model,attack,norm,epsilon,robust_accuracy,low,high,n_images,n_seeds"
     assert list(dict.fromkeys(zip(table["model"], table["attack"], strict=True))) == [
         (m, a) for m in MODELS for a in NAMES
     ]
@@ -121,8 +121,14 @@ def test_examples_show_the_lowest_strength_that_fooled(finished: Path) -> None:
 
 def test_examples_that_inherit_show_the_image_of_their_fall(finished: Path) -> None:
     benchmark = read(finished)
-    found = examples(benchmark.results["cnn"]["pgd"], benchmark.images, seed=0)
+    result = benchmark.results["cnn"]["pgd"]
+    assert result.rows["inherited"].any()
+    found = examples(result, benchmark.images, seed=0)
     assert len(found) == len(benchmark.images)
+    sizes = fooling_sizes("cnn", "pgd", [0], N_IMAGES)[0]
+    for example, size in zip(found, sizes, strict=False):
+        strength = min((epsilon for epsilon in result.attack.epsilons if epsilon >= size > 0), default=None)
+        assert strength is None or example.after.endswith(f"{strength:.2g}")
 
 
 def test_fields_are_those_that_made_the_image(finished: Path) -> None:
@@ -205,8 +211,8 @@ def test_equal_results_are_equal_files(small: Path) -> None:
 
 def test_failed_rows_are_not_robust_and_are_said_loudly(small: Path) -> None:
     def crash(rows: pd.DataFrame) -> pd.DataFrame:
-        rows.loc[rows["index"] < 3, ["status", "success"]] = ["crashed", False]
-        return rows
+        hit = rows["index"] < 3
+        return rows.assign(status=rows["status"].mask(hit, "crashed"), success=rows["success"] & ~hit)
 
     edit(small, "cnn", "fgsm", crash)
     benchmark = read(small)
