@@ -282,15 +282,17 @@ def describe(experiment: Experiment, note: str, views: Sequence[View]) -> None:
 
 def links(experiment: Experiment, base: str) -> dict[str, str]:
     """Names and addresses of the stored views and of the report, on the server at ``base``."""
-    client, pages = experiment.client, f"{base.rstrip('/')}/#/experiments/{experiment.id}/runs"
+    client, runs = experiment.client, f"{base.rstrip('/')}/#/experiments/{experiment.id}/runs"
+    # Without the workflow MLflow may show its pages for language models.
+    workflow = {"workflowType": "machine_learning"}
     tags = client.get_experiment(experiment.id).tags
-    stored = {key: json.loads(value) for key, value in tags.items() if key.startswith(_VIEW_TAG + _OWN_VIEWS)}
+    saved = {key: json.loads(value) for key, value in tags.items() if key.startswith(_VIEW_TAG + _OWN_VIEWS)}
     found = {}
-    for key, view in sorted(stored.items(), key=lambda item: -item[1]["createdAt"]):
+    for key, view in sorted(saved.items(), key=lambda item: -item[1]["createdAt"]):
         query = {"viewStateShareKey": key.removeprefix(_VIEW_TAG), "compareRunsMode": "CHART"}
-        found[view["name"]] = f"{pages}?{urlencode(query | {'workflowType': 'machine_learning'})}"
+        found[view["name"]] = f"{runs}?{urlencode(query | workflow)}"
     for run in client.search_runs([experiment.id], "tags.level = 'report' and tags.current = 'true'"):
-        found["Report"] = f"{pages}/{run.info.run_id}/artifacts/index.html"
+        found["Report"] = f"{runs}/{run.info.run_id}/artifacts/index.html?{urlencode(workflow)}"
     return found
 
 

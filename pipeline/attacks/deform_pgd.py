@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
-from pipeline.attacks.displacement import Reach, ascent, evaluate, unfolded, within
-from pipeline.attacks.losses import Loss, is_fooled
+from pipeline.attacks.displacement import Reach, advance, ascent, evaluate, unfolded, within
+from pipeline.attacks.losses import Loss, is_fooled, objective
 from pipeline.deform import warp
 from pipeline.fields import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -72,22 +72,32 @@ def attack(
     highest = torch.full_like(radius, -torch.inf)
     n_forwards, n_backwards, status = (torch.zeros_like(labels) for _ in range(3))
     unfooled = torch.ones_like(labels, dtype=torch.bool)
+    rivals = labels[:, None]
 
     for restart in range(config.restarts):
         rows = (unfooled & (status != Status.NON_FINITE)).nonzero().flatten()
-        fields = _random_field(deformation[rows], radius[rows], rng.subset(rows), restart, fold_free=config.fold_free)
+        fields = torch.zeros_like(deformation[rows])
+        aims = targets
+        if restart > 0:
+            if RSTART: fields = _random_field(fields, radius[rows], rng.subset(rows), restart, fold_free=config.fold_free)
+            if MT and targets is None: aims = rivals[:, restart % rivals.shape[1]]
         for step in range(config.steps + 1):
             if len(rows) == 0:
                 break
             goals = labels[rows], None if targets is None else targets[rows]
             climbing = step < config.steps
             images = warp(inputs[rows], fields).clamp_(0, 1)
-            logits, loss, gradient = evaluate(model, images, *goals, config.loss, with_gradient=climbing)
+            aim=None if aims is None else aims[rows]
+            logits, gradient = evaluate(model, images, labels[rows], aim, config.loss, with_gradient=climbing)
             n_forwards[rows] += 1
             n_backwards[rows] += climbing
+            if restart == 0 and step == 0:
+                rivals = logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
 
             fooled = is_fooled(logits, *goals)
+            loss = objective(config.loss, logits, *goals)
             better = fooled | (loss > highest[rows])
+            better &= logits.isfinite().all(1)
             adv_inputs[rows[better]], deformation[rows[better]] = images[better], fields[better]
             highest[rows[better]] = loss[better]
             unfooled[rows] = ~fooled
@@ -101,11 +111,11 @@ def attack(
             status[rows[finite & ~fooled & ~moves]] = Status.STOPPED
             ongoing = finite & ~fooled & moves
             rows, fields, direction = rows[ongoing], fields[ongoing], direction[ongoing]
-            proposals = fields + config.step_size * epsilon * (1 - step / config.steps) * direction
-            proposals = within(proposals, radius[rows])
-            fields = unfolded(fields, proposals) if config.fold_free else proposals
+            step_size = config.step_size * (1 - step / config.steps)
+            fields = advance(fields, direction, step_size, radius[rows], fold_free=config.fold_free)
     return AttackOutput(adv_inputs, deformation, n_forwards, n_backwards, status)
 
+MT,RSTART=True,True
 
 def _random_field(zero: Tensor, radius: Tensor, rng: ExampleRng, restart: int, *, fold_free: bool) -> Tensor:
     """A field with every pixel anywhere in its disk, as far as it may not fold; another one for each restart."""

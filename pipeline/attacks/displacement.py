@@ -2,13 +2,13 @@
 
 Two measures make it strong.
 
-*Where to go.* The gradient with respect to τ sees no further than the grid cell that a pixel points into, and is zero where
-the image is flat. But all that a pixel can become within its disk of radius ε is known beforehand: ``Reach``. The linear
-maximisation over it (as in Frank and Wolfe 1956) says where a pixel should go: ``ascent``.
+*Where to go.* The gradient with respect to τ sees no further than the grid cell that a pixel points into, and is zero
+where the image is flat. But all that a pixel can become within its disk of radius ε is known beforehand: ``Reach``. The
+linear maximisation over it (as in Frank and Wolfe 1956) says where a pixel should go: ``ascent``.
 
-*How not to fold.* A field that folds at a few pixels is not shrunk as a whole: every pixel goes as far towards its proposed
-place as no cell next to it folds, by backtracking pixel by pixel (in the spirit of the injective maps of geometry
-processing, Schüller et al. 2013): ``unfolded``.
+*How not to fold.* A field that folds at a few pixels is not shrunk as a whole: every pixel goes as far towards its
+proposed place as no cell next to it folds, by backtracking pixel by pixel (in the spirit of the injective maps of
+geometry processing, Schüller et al. 2013): ``unfolded``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Reach:
         displacements = radius[:, None, None] * inputs.new_tensor(grid)
         fields = displacements[:, :, None, None].expand(-1, -1, *inputs.shape[-2:], -1)
         images = warp(inputs.repeat_interleave(len(grid), 0), fields.flatten(0, 1))
-        return cls(displacements, images.unflatten(0, (len(inputs), len(grid))))
+        return cls(displacements, images.view(len(inputs), len(grid), *inputs.shape[1:]))
 
     def __getitem__(self, rows: Tensor) -> Reach:
         return Reach(self.displacements[rows], self.images[rows])
@@ -86,9 +86,18 @@ def within(fields: Tensor, radius: Tensor) -> Tensor:
     return fields * _ratio(inner[:, None, None, None], _lengths(fields))
 
 
-def shrunk(fields: Tensor, radius: Tensor) -> Tensor:
-    """``fields`` scaled down, each as a whole, to sizes ≤ radius (b,); fold-free ones stay so."""
-    return within(fields * _ratio(radius, deformation_size(fields))[:, None, None, None], radius)
+def advance(fields: Tensor, direction: Tensor, step_size: float, radius: Tensor, *, fold_free: bool) -> Tensor:
+    """A step of ``step_size`` radii, (b,) pixels, from ``fields`` along ``direction``, to sizes ≤ ``radius``.
+
+    ``fold_free`` asks for and returns fold-free fields, and counts a radius of more than one pixel as one: neighbours are
+    a pixel apart, so that by longer steps they would only block each other.
+    """
+    length = step_size * (radius.clamp(max=1) if fold_free else radius)
+    proposals = within(fields + length[:, None, None, None] * direction, radius)
+    if not fold_free:
+        return proposals
+    shrunk = fields * _ratio(radius, deformation_size(fields))[:, None, None, None]
+    return unfolded(within(shrunk, radius), proposals)
 
 
 def unfolded(fields: Tensor, proposals: Tensor) -> Tensor:
@@ -114,14 +123,14 @@ def unfolded(fields: Tensor, proposals: Tensor) -> Tensor:
 
 def evaluate(
     model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor | None, loss: Loss, *, with_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (b, K), losses (b,) and the losses' gradients (b, C, H, W), or the images themselves without."""
+) -> tuple[Tensor, Tensor]:
+    """Logits (b, K) and the gradient (b, C, H, W) of the loss, or the images themselves without."""
     with torch.set_grad_enabled(with_gradient):
         images = images.detach().requires_grad_(with_gradient)
         logits = model(images)
-        losses = objective(loss, logits, labels, targets)
-    gradient = torch.autograd.grad(losses.sum(), images)[0] if with_gradient else images
-    return logits.detach(), losses.detach(), gradient
+        total = objective(loss, logits, labels, targets).sum()
+    gradient = torch.autograd.grad(total, images)[0] if with_gradient else images
+    return logits.detach(), gradient
 
 
 def _unit(fields: Tensor) -> Tensor:

@@ -47,9 +47,8 @@ class Config:
         search_steps: values of c tried for each target.
         iterations: most L-BFGS steps for each c.
         memory: curvature pairs kept.
-        initial_c: the first c in units of ‖∇CE‖² / (4 CE) at the image (the gradient without what points out of the
-            box). At 1, a linear classifier without a box stops about on its boundary; the unit makes one number mean
-            the same to classifiers with small and large logits.
+        initial_c: the first c, in units of the one that would just do if the classifier were linear (``_natural_c``),
+            so that one number means the same to classifiers with small and with large logits.
         bracket_factor: c is multiplied or divided by this until it is bracketed.
         tolerance: a solve ends when a step lowers the objective by less than this share.
     """
@@ -238,7 +237,7 @@ def _search(task: _Task, config: Config) -> tuple[_Point, Tensor, Tensor]:
         state.best = _where(_better(trial, state.best), trial, state.best)
         accepted, ended = _line_search(state, trial, config)
         # ‖r‖ falls as c rises: if this c misses at a size that another target beats, the c that reach are of no use.
-        hopeless = ended & False
+        hopeless = ended & (state.point.lead <= 0) & (state.point.size >= task.to_beat[state.rows])
         _next_c(state, ended, config)
         failed = trial.loss.isinf()
         status[state.rows[failed]] = Status.NON_FINITE
@@ -270,9 +269,16 @@ def _begin(rows: Tensor, start: _Point, c: Tensor, config: Config) -> _State:
 
 
 def _natural_c(start: _Point) -> Tensor:
-    """‖∇CE‖² / (4 CE), (b,): where CE falls linearly, r = −∇CE / (2c) then takes it to −CE, well past the boundary."""
+    """The c whose minimiser is on the boundary for a linear classifier of two classes without a box, (b,).
+
+    With m the log-odds against the target and p its probability, CE = softplus(m) and ∇CE = (1 − p)∇m. The nearest
+    point of m = 0 has ‖r‖ = m / ‖∇m‖, and 2cr = −∇CE = −∇m / 2 there: c = ‖∇m‖² / (4m). Zero where all of the
+    gradient points out of the box.
+    """
     outwards = ((start.images <= 0) & (start.gradient > 0)) | ((start.images >= 1) & (start.gradient < 0))
-    return start.gradient.masked_fill(outwards, 0).square().sum(1) / (4 * start.loss)
+    complement = -torch.expm1(-start.loss)  # 1 - p
+    odds = (start.loss + complement.log()).clamp(min=torch.finfo(start.loss.dtype).eps)
+    return start.gradient.masked_fill(outwards, 0).square().sum(1) / (4 * odds * complement**2)
 
 
 def _line_search(state: _State, trial: _Point, config: Config) -> tuple[Tensor, Tensor]:

@@ -64,8 +64,8 @@ def _unfound(results: list[Result]) -> Iterator[str]:
         share = 1 - statistics.found_share(result.outcomes)
         if result.minimal and share > UNFOUND:
             yield (
-                f"{result.attack.name} on {result.model}: no example of any size was found for {_percent(share)} of the "
-                "correctly classified images. Without a bound every image can be fooled: the attack fails there."
+                f"{result.attack.name} on {result.model}: no example of any size was found for {_percent(share)} of "
+                "the correctly classified images. Without a bound every image can be fooled: the attack fails there."
             )
 
 

@@ -51,6 +51,7 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         areas=tables.areas(benchmark),
         sections=[_section(benchmark, pictures, attack) for attack in benchmark.params.attacks],
         seed=benchmark.params.seeds[0],
+        fold_free=any(getattr(attack.config, "fold_free", False) for attack in benchmark.params.attacks.values()),
         card=benchmark.card,
     )
 

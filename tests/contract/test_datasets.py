@@ -274,6 +274,13 @@ def test_without_files_and_network_the_error_says_what_to_do(name: str, tmp_path
     assert no_network, "the download was tried, and refused"
 
 
+def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path: Path, no_network: list[str]) -> None:
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    with pytest.raises(DataError, match="MNIST is not complete"):
+        torchvision_sets.load(config_of("MNIST", tmp_path / "file"))
+    assert not no_network
+
+
 def test_a_damaged_idx_file_is_a_data_error(tmp_path: Path, digits: Split, no_network: list[str]) -> None:
     few = Split(digits.images[::50], digits.labels[::50])
     write_idx_set(tmp_path / "MNIST" / "raw", few, few)

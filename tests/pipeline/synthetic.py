@@ -49,6 +49,16 @@ ATTACKS: dict[str, dict[str, Any]] = {
         "loss": "cross_entropy",
         "epsilons": [0.02, 0.05, 0.1, 0.15, 0.2],
     },
+    "pgd_l2": {
+        "kind": "pgd",
+        "norm": "l2",
+        "steps": 20,
+        "step_size": 1.0,
+        "restarts": 1,
+        "random_start": True,
+        "loss": "cross_entropy",
+        "epsilons": [0.5, 1.0, 2.0],
+    },
     "adef": {
         "kind": "adef",
         "norm": "deformation",
@@ -63,7 +73,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
 
 MINIMAL_KINDS = {"adef", "lbfgs"}
 CLIMBING_KINDS = {"pgd"}
-N_EXAMPLES = 8
+N_EXAMPLES = 4
 NFE = {"neural_ode": 16}
 IMPROVEMENT = {"cnn": 0.7, "resnet": 1.0, "euler_net": 1.2, "neural_ode": 1.5}
 

@@ -132,8 +132,9 @@ def test_an_attack_has_a_page_with_all_architectures_and_intervals(pages: Pages,
 def test_runs_can_be_compared(pages: Pages, page: Any) -> None:
     page.goto(pages.addresses["Robust accuracy: fgsm (linf)"])
     charts(page, "epsilon")
-    for box in page.get_by_role("row").get_by_role("checkbox").all()[1:3]:
-        box.click()
+    for row in (0, 1):
+        page.get_by_label("Press Space to toggle row selection (unchecked)").first.click()
+        page.get_by_label("Press Space to toggle row selection (checked)").nth(row).wait_for()
     page.get_by_role("button", name="Compare", exact=True).click()
     page.wait_for_url("**/compare-runs?**")
     page.get_by_text("attack.epsilons").first.wait_for()
@@ -145,8 +146,6 @@ def test_the_report_and_its_figures_are_shown_inline(pages: Pages, page: Any) ->
     shown = page.frame_locator("iframe").locator("h1").first
     shown.wait_for()
     assert shown.inner_text()
-    page.goto(pages.addresses["Report"].replace("index.html", "figures/curve-fgsm.png"))
-    page.wait_for_function(
-        "() => [...document.images].some(i => i.naturalWidth > 300)"
-        " || [...document.querySelectorAll('.js-plotly-plot image')].length > 0"
-    )
+    page.get_by_text("figures", exact=True).click()
+    page.get_by_text("curve-fgsm.png", exact=True).click()
+    page.wait_for_function("() => [...document.images].some(image => image.src.startsWith('blob:') && image.width > 300)")
