@@ -122,8 +122,9 @@ def fold_free_scales(deformation: Tensor, least_determinant: float) -> Tensor:
     scales = []
     for xx, xy, yx, yy in _corner_gradients(deformation):
         trace, determinant = xx + yy, xx * yy - xy * yx
-        spread = (trace.square() - 4 * (1 - least_determinant) * determinant).sqrt()  # NaN where there is no root
+        slack = 1 - least_determinant
+        spread = (trace.square() - 4 * slack * determinant).sqrt()  # NaN where there is no root
         # The smaller positive root, in the form that does not cancel.
-        root = torch.where(trace > 0, -(trace + spread) / (2 * determinant), 2 * (1 - least_determinant) / (spread - trace))
+        root = torch.where(trace > 0, -(trace + spread) / (2 * determinant), 2 * slack / (spread - trace))
         scales.append(torch.where(root > 0, root, torch.inf))
     return torch.stack(scales, dim=1)

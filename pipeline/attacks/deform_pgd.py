@@ -1,8 +1,8 @@
 """Projected gradient ascent on the displacement field: the strongest deformation of size ‖τ‖_T ≤ ε found.
 
-τ ← P(τ + α_k ε d), with d the direction of unit steps at every pixel (``displacement.ascent``), P the projection to
-‖τ‖_T ≤ ε (and to fold-free fields), and α_k = step_size · (1 − k/steps). ADef (Alaifari et al. 2019) defines the size,
-stAdv (Xiao et al. 2018) was the first gradient attack on the field; neither bounds ‖τ‖_T.
+τ ← P(τ + α_k ε d), with d of unit length at every pixel (``displacement.ascent``), P the projection to ‖τ‖_T ≤ ε, and
+to fold-free fields if asked for (``displacement.advance``), and α_k = step_size · (1 − k/steps). The size is ADef's
+(Alaifari et al. 2019); stAdv (Xiao et al. 2018) and Xia and Li (2021) climb on fields, too, but bound something else.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
-from pipeline.attacks.displacement import Reach, advance, ascent, evaluate, unfolded, within
-from pipeline.attacks.losses import Loss, is_fooled, objective
+from pipeline.attacks.displacement import Reach, advance, ascent
+from pipeline.attacks.losses import Loss, is_fooled, objective, status_of, value, value_and_gradient
 from pipeline.deform import warp
 from pipeline.fields import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -35,7 +35,8 @@ class Config:
             fields may not fold, 0 to 0.5 if they may; wider is weaker and looks more natural.
         steps: gradient steps of each restart; one more forward judges the last iterate.
         step_size: the first step in units of epsilon; later ones fall linearly towards 0. 0.5 to 1 are strong.
-        restarts: times that an image not yet fooled is attacked, each from another random field.
+        restarts: times that an image not yet fooled is attacked: first from the image as it is, then from random
+            fields and, untargeted, towards one of the other labels each, the most likely first (Gowal et al. 2019).
         loss: what to ascend.
     """
 
@@ -61,63 +62,60 @@ def attack(
     """At most ``restarts · (steps + 1)`` forwards and ``restarts · steps`` backwards per image.
 
     Every iterate is judged, the last included. A fooled image is finished; for others the field of the highest loss is
-    returned. An image whose loss cannot be raised to first order waits for the next restart (STOPPED if that was the
-    last). ``epsilon`` is in pixels.
+    returned. An image whose loss no displacement raises (to first order) waits for the next restart (STOPPED if that
+    was the last). ``epsilon`` is in pixels.
     """
     assert epsilon is not None, "a budget attack needs a strength"
+    adv_inputs, deformation = inputs.clone(), inputs.new_zeros(len(inputs), *inputs.shape[-2:], 2)
     radius = inputs.new_full((len(inputs),), epsilon)
-    reach = Reach.of(inputs, radius)
-    adv_inputs = inputs.clone()
-    deformation = inputs.new_zeros(len(inputs), *inputs.shape[-2:], 2)
     highest = torch.full_like(radius, -torch.inf)
     n_forwards, n_backwards, status = (torch.zeros_like(labels) for _ in range(3))
     unfooled = torch.ones_like(labels, dtype=torch.bool)
-    rivals = labels[:, None]
+    reach = Reach.of(inputs, radius)
+    fields, aims, others = deformation, targets, labels[:, None]
 
     for restart in range(config.restarts):
         rows = (unfooled & (status != Status.NON_FINITE)).nonzero().flatten()
-        fields = torch.zeros_like(deformation[rows])
-        aims = targets
         if restart > 0:
-            if RSTART: fields = _random_field(fields, radius[rows], rng.subset(rows), restart, fold_free=config.fold_free)
-            if MT and targets is None: aims = rivals[:, restart % rivals.shape[1]]
+            fields = _random_fields(inputs[rows], radius[rows], rng.subset(rows), restart, fold_free=config.fold_free)
+            aims = others[:, restart % others.shape[1]] if targets is None else targets
         for step in range(config.steps + 1):
             if len(rows) == 0:
                 break
             goals = labels[rows], None if targets is None else targets[rows]
-            climbing = step < config.steps
+            climbs = step < config.steps
             images = warp(inputs[rows], fields).clamp_(0, 1)
-            aim=None if aims is None else aims[rows]
-            logits, gradient = evaluate(model, images, labels[rows], aim, config.loss, with_gradient=climbing)
+            evaluate = value_and_gradient if climbs else value
+            logits, _, gradient = evaluate(
+                model, images, labels[rows], None if aims is None else aims[rows], config.loss
+            )
             n_forwards[rows] += 1
-            n_backwards[rows] += climbing
-            if restart == 0 and step == 0:
-                rivals = logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
+            n_backwards[rows] += climbs
+            if restart == step == 0:
+                others = logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
 
-            fooled = is_fooled(logits, *goals)
-            loss = objective(config.loss, logits, *goals)
-            better = fooled | (loss > highest[rows])
-            better &= logits.isfinite().all(1)
+            fooled, values = is_fooled(logits, *goals), objective(config.loss, logits, *goals)
+            outcome = status_of(logits, gradient).masked_fill_(fooled, Status.OK)
+            better = fooled | ((values > highest[rows]) & (outcome != Status.NON_FINITE))
             adv_inputs[rows[better]], deformation[rows[better]] = images[better], fields[better]
-            highest[rows[better]] = loss[better]
-            unfooled[rows] = ~fooled
-            finite = logits.isfinite().all(1) & gradient.flatten(1).isfinite().all(1)
-            status[rows] = torch.where(fooled | finite, int(Status.OK), int(Status.NON_FINITE))
-            if not climbing:
+            highest[rows[better]] = values[better]
+            unfooled[rows], status[rows] = ~fooled, outcome
+            if gradient is None:
                 break
 
+            ongoing = ~fooled & (outcome == Status.OK)
+            rows, fields, images, gradient = rows[ongoing], fields[ongoing], images[ongoing], gradient[ongoing]
             direction = ascent(gradient, images, fields, reach[rows], config.sigma)
             moves = direction.flatten(1).any(1)
-            status[rows[finite & ~fooled & ~moves]] = Status.STOPPED
-            ongoing = finite & ~fooled & moves
-            rows, fields, direction = rows[ongoing], fields[ongoing], direction[ongoing]
+            status[rows[~moves]] = Status.STOPPED
+            rows, fields, direction = rows[moves], fields[moves], direction[moves]
             step_size = config.step_size * (1 - step / config.steps)
             fields = advance(fields, direction, step_size, radius[rows], fold_free=config.fold_free)
     return AttackOutput(adv_inputs, deformation, n_forwards, n_backwards, status)
 
-MT,RSTART=True,True
 
-def _random_field(zero: Tensor, radius: Tensor, rng: ExampleRng, restart: int, *, fold_free: bool) -> Tensor:
-    """A field with every pixel anywhere in its disk, as far as it may not fold; another one for each restart."""
-    proposals = within(radius[:, None, None, None] * rng.normal(zero.shape[1:], like=zero, stream=restart), radius)
-    return unfolded(zero, proposals) if fold_free else proposals
+def _random_fields(inputs: Tensor, radius: Tensor, rng: ExampleRng, restart: int, *, fold_free: bool) -> Tensor:
+    """Fields with every pixel anywhere in its disk, as far as they may not fold; others for each restart."""
+    zero = inputs.new_zeros(len(inputs), *inputs.shape[-2:], 2)
+    noise = rng.normal(zero.shape[1:], like=zero, stream=restart)
+    return advance(zero, noise, 1.0, radius, fold_free=fold_free)

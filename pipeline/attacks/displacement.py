@@ -17,9 +17,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.attacks.losses import Loss, objective
 from pipeline.deform import deformation_size, fold_free_scales, smooth, warp
 
 LEAST_DETERMINANT = 1e-2  # of I + ∇τ in fold-free fields: far above rounding, and as strong as 1e-4 (measured)
@@ -89,8 +88,8 @@ def within(fields: Tensor, radius: Tensor) -> Tensor:
 def advance(fields: Tensor, direction: Tensor, step_size: float, radius: Tensor, *, fold_free: bool) -> Tensor:
     """A step of ``step_size`` radii, (b,) pixels, from ``fields`` along ``direction``, to sizes ≤ ``radius``.
 
-    ``fold_free`` asks for and returns fold-free fields, and counts a radius of more than one pixel as one: neighbours are
-    a pixel apart, so that by longer steps they would only block each other.
+    ``fold_free`` asks for and returns fold-free fields, and counts a radius of more than one pixel as one: neighbours
+    are a pixel apart, so that by longer steps they would only block each other.
     """
     length = step_size * (radius.clamp(max=1) if fold_free else radius)
     proposals = within(fields + length[:, None, None, None] * direction, radius)
@@ -119,18 +118,6 @@ def unfolded(fields: Tensor, proposals: Tensor) -> Tensor:
         folding = blocked.flatten(1).any(1)
         rows, fields, proposals, shares = rows[folding], fields[folding], proposals[folding], shares[folding]
     return result
-
-
-def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor | None, loss: Loss, *, with_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Logits (b, K) and the gradient (b, C, H, W) of the loss, or the images themselves without."""
-    with torch.set_grad_enabled(with_gradient):
-        images = images.detach().requires_grad_(with_gradient)
-        logits = model(images)
-        total = objective(loss, logits, labels, targets).sum()
-    gradient = torch.autograd.grad(total, images)[0] if with_gradient else images
-    return logits.detach(), gradient
 
 
 def _unit(fields: Tensor) -> Tensor:

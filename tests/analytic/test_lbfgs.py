@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import LinearConstraint, lsq_linear, minimize
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, lsq_linear, minimize
 from torch import Tensor, nn
 
 from pipeline.attacks import lbfgs
@@ -19,16 +20,17 @@ from pipeline.evaluate import CountingModel
 CONFIG = lbfgs.Config(
     norm="l2",
     targets="runner_up",
-    search_steps=20,
-    iterations=40,
+    search_steps=16,
+    iterations=30,
     memory=5,
     initial_c=2.0,
     bracket_factor=5.0,
     tolerance=1e-6,
 )
 SIDE = 4
+SHARP = 100.0  # logits of this scale leave probability only to the classes that an image lies between
 seeds = st.integers(0, 2**31)
-quick = settings(max_examples=25, deadline=None)
+few = settings(max_examples=8, deadline=None)
 
 
 class Linear(nn.Module):
@@ -41,7 +43,8 @@ class Linear(nn.Module):
         self.bias = scale * torch.randn(n_classes, generator=generator, dtype=torch.float64)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs.flatten(1) @ self.weight.T + self.bias
+        logits: Tensor = inputs.flatten(1) @ self.weight.T + self.bias
+        return logits
 
 
 def interior_images(n: int = 8) -> Tensor:
@@ -74,7 +77,7 @@ def run(
 
 
 def sizes(inputs: Tensor, output: AttackOutput) -> Tensor:
-    return (output.adv_inputs - inputs).flatten(1).norm(dim=1)
+    return torch.linalg.vector_norm((output.adv_inputs - inputs).flatten(1), dim=1)
 
 
 def gap(model: Linear, image: Tensor, label: int, target: int) -> tuple[Tensor, float]:
@@ -90,10 +93,10 @@ def distance_in_box(image: Tensor, normal: Tensor, offset: float) -> float:
     def perturbation(multiplier: float) -> Tensor:
         return (multiplier * normal).maximum(low).minimum(high)
 
-    least, most = 0.0, 1e6
+    least, most = 0.0, 1e4
     if perturbation(most) @ normal < offset:
         return float("inf")
-    for _ in range(200):
+    for _ in range(60):
         middle = (least + most) / 2
         least, most = (least, middle) if perturbation(middle) @ normal >= offset else (middle, most)
     return float(perturbation(most).norm())
@@ -125,7 +128,7 @@ def test_the_unit_of_c_is_the_c_that_just_reaches() -> None:
         assert size == pytest.approx(offset / float(normal.norm()), rel=2e-3)
 
 
-@quick
+@few
 @given(seed=seeds)
 def test_active_box_gives_the_projection(seed: int) -> None:
     model, inputs = Linear(seed=seed), digit_like_images(6, seed)
@@ -139,10 +142,10 @@ def test_active_box_gives_the_projection(seed: int) -> None:
     assert ((output.adv_inputs >= 0) & (output.adv_inputs <= 1)).all()
 
 
-@quick
+@few
 @given(seed=seeds)
 def test_all_targets_give_the_nearest_of_the_boundaries(seed: int) -> None:
-    model, inputs = Linear(5, seed=seed), digit_like_images(4, seed)
+    model, inputs = Linear(5, seed=seed, scale=SHARP), digit_like_images(4, seed)
     labels = predictions(model, inputs)
     output = run(model, inputs, labels, replace(CONFIG, targets="all"))
     for i, label in enumerate(labels.tolist()):
@@ -155,29 +158,32 @@ def test_runner_up_is_the_target_that_the_logits_name() -> None:
     """Of three classes the second is the more likely, the third the nearer; only ``all`` finds the third."""
     model = Linear(3)
     model.weight = torch.zeros(3, SIDE**2, dtype=torch.float64)
-    model.weight[1, 0], model.weight[2, 1] = 1, 10
-    model.bias = torch.tensor([0.8, 0.0, -5.2], dtype=torch.float64)
+    model.weight[1, 0], model.weight[2, 1] = SHARP, 10 * SHARP
+    model.bias = SHARP * torch.tensor([0.8, 0.0, -5.2], dtype=torch.float64)
     inputs, labels = torch.full((1, 1, SIDE, SIDE), 0.5, dtype=torch.float64), torch.tensor([0])
     for config, exact in ((CONFIG, 0.3), (replace(CONFIG, targets="all"), 0.1)):
         assert sizes(inputs, run(model, inputs, labels, config)).item() == pytest.approx(exact, rel=2e-3)
 
 
-@quick
+@few
 @given(seed=seeds)
 def test_targeted_reaches_the_target_region(seed: int) -> None:
     """Against a quadratic programme: least ‖r‖² such that the target's logit is the highest, within the box."""
-    model, inputs = Linear(4, seed=seed), digit_like_images(1, seed)
+    model, inputs = Linear(4, seed=seed, scale=SHARP), digit_like_images(1, seed)
     labels = predictions(model, inputs)
     targets = (labels + 1) % 4
     output = run(model, inputs, labels, targets=targets)
     weight, bias = model.weight.numpy(), model.bias.numpy()
     target, image = int(targets), inputs.flatten().numpy()
     leads = LinearConstraint(weight[target] - np.delete(weight, target, 0), np.delete(bias, target) - bias[target])
+
+    def squared_distance(z: NDArray[np.float64]) -> float:
+        return float((z - image) @ (z - image))
+
     solution = minimize(
-        lambda z: (z - image) @ (z - image),
+        squared_distance,
         image,
-        jac=lambda z: 2 * (z - image),
-        bounds=[(0, 1)] * len(image),
+        bounds=Bounds(np.zeros(len(image)), np.ones(len(image))),
         constraints=leads,
         method="SLSQP",
         options={"maxiter": 500, "ftol": 1e-12},
@@ -186,11 +192,10 @@ def test_targeted_reaches_the_target_region(seed: int) -> None:
     assert reached == solution.success
     if reached:
         size, exact = float(sizes(inputs, output)), float(np.linalg.norm(solution.x - image))
-        # CE towards one of four classes pulls a little beyond the corner of a region with several boundaries.
-        assert exact * (1 - 1e-6) <= size <= 1.05 * exact
+        assert exact * (1 - 1e-6) <= size <= 1.01 * exact
 
 
-@quick
+@few
 @given(seed=seeds, memory=st.integers(1, 5), filled=st.integers(0, 5))
 def test_the_step_minimises_the_bfgs_model_over_the_box(seed: int, memory: int, filled: int) -> None:
     """Dense BFGS updates in order of age, and the box-constrained quadratic solved by SciPy."""
@@ -253,10 +258,10 @@ class BatchSizes(nn.Module):
 @pytest.mark.parametrize("targets", ["runner_up", "all"])
 def test_an_image_does_not_depend_on_its_batch(targets: str) -> None:
     config = replace(CONFIG, targets=targets)  # type: ignore[arg-type]
-    model, inputs = curved_model(), digit_like_images(8, 5)
+    model, inputs = curved_model(), digit_like_images(4, 5)
     labels = predictions(model, inputs)
     whole = run(model, inputs, labels, config)
-    for i in range(8):
+    for i in range(4):
         alone = run(model, inputs[i : i + 1], labels[i : i + 1], config)
         torch.testing.assert_close(alone.adv_inputs[0], whole.adv_inputs[i], rtol=0, atol=1e-6)
         assert alone.n_forwards[0] == whole.n_forwards[i]

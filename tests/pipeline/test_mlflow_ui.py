@@ -148,4 +148,6 @@ def test_the_report_and_its_figures_are_shown_inline(pages: Pages, page: Any) ->
     assert shown.inner_text()
     page.get_by_text("figures", exact=True).click()
     page.get_by_text("curve-fgsm.png", exact=True).click()
-    page.wait_for_function("() => [...document.images].some(image => image.src.startsWith('blob:') && image.width > 300)")
+    page.wait_for_function(
+        "() => [...document.images].some(image => image.src.startsWith('blob:') && image.width > 300)"
+    )
