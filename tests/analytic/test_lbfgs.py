@@ -77,7 +77,8 @@ def run(
 
 
 def sizes(inputs: Tensor, output: AttackOutput) -> Tensor:
-    return torch.linalg.vector_norm((output.adv_inputs - inputs).flatten(1), dim=1)
+    found: Tensor = torch.linalg.vector_norm((output.adv_inputs - inputs).flatten(1), dim=1)
+    return found
 
 
 def gap(model: Linear, image: Tensor, label: int, target: int) -> tuple[Tensor, float]:

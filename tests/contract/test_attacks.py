@@ -21,10 +21,7 @@ from pipeline.provenance import ROOT
 
 # Configs of kinds, or branches of them, that params.yaml does not use: {kind: [arguments of its Config, ...]}.
 EXTRA: dict[str, list[dict[str, Any]]] = {
-    "deform_pgd": [
-        {"norm": "deformation", "fold_free": True, "sigma": 0.5, "steps": 8}
-        | {"step_size": 0.5, "restarts": 2, "loss": "margin"}
-    ],
+    "deform_min": [{"norm": "deformation", "fold_free": True, "sigma": 0.5, "steps": 10}],
     "fmn": [{"norm": "linf", "steps": 20, "step_size": 1.0, "gamma": 0.3, "loss": "margin"}],
     "pgd": [{"norm": "linf", "steps": 3, "step_size": 0.5, "restarts": 3, "random_start": True, "loss": "margin"}],
 }

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import adef_oracle
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from pipeline.attacks.base import AttackOutput, ExampleRng
 from pipeline.datasets.base import Split
 from pipeline.models import cnn, neural_ode
 from pipeline.ode import SolverConfig
+from tests.equivalence import adef_oracle
 
 PAPER: dict[str, Any] = {"candidates": 9, "sigma": 0.5, "max_iter": 100, "max_norm": math.inf, "overshoot": 1.2}
 RK4 = SolverConfig(method="rk4", steps=1, rtol=None, atol=None, max_steps=None, gradient="backprop")

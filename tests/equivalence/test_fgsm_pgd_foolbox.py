@@ -7,11 +7,11 @@ from typing import Literal
 import foolbox
 import pytest
 import torch
-from conftest import Victim
 from torch import Tensor
 
 from pipeline.attacks import fgsm, pgd
 from pipeline.attacks.base import ExampleRng
+from tests.equivalence.conftest import Victim
 
 STEPS = 20
 
@@ -39,8 +39,8 @@ def test_fgsm_takes_the_same_step(victim: Victim, epsilon: float, targeted: bool
     peer = foolbox.attacks.LinfPGD(steps=1, rel_stepsize=1.0, random_start=False)
     theirs = foolbox_attack(peer, victim, epsilon, targets)
     if not targeted:
-        peer = foolbox.attacks.LinfFastGradientAttack(random_start=False)
-        assert torch.equal(theirs, foolbox_attack(peer, victim, epsilon))
+        fast = foolbox.attacks.LinfFastGradientAttack(random_start=False)
+        assert torch.equal(theirs, foolbox_attack(fast, victim, epsilon))
     ours = fgsm.attack(
         *victim, targets=targets, epsilon=epsilon, config=fgsm.Config(norm="linf"), rng=noise(victim)
     ).adv_inputs

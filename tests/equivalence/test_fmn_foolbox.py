@@ -7,11 +7,11 @@ from typing import Literal
 import foolbox
 import pytest
 import torch
-from conftest import Victim
 from torch import Tensor
 
 from pipeline.attacks import fmn
 from pipeline.attacks.base import ExampleRng
+from tests.equivalence.conftest import Victim
 
 
 def sizes(victim: Victim, adv_inputs: Tensor, norm: Literal["linf", "l2"]) -> Tensor:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import ATTACKS, fooling_sizes, write_benchmark, write_params
 
 from pipeline.config import load_params
 from pipeline.errors import UserError
@@ -24,6 +23,7 @@ from pipeline.report.inputs import Benchmark, read_benchmark
 from pipeline.report.summary import curves, metrics, summary
 from pipeline.stages import report
 from pipeline.stages.common import CHECKPOINTS, DATA, REPORTS, RESULTS
+from tests.pipeline.synthetic import ATTACKS, fooling_sizes, write_benchmark, write_params
 
 MODELS, NAMES, SEEDS, N_IMAGES = ["cnn", "neural_ode"], ["gaussian", "fgsm", "pgd", "adef"], [0, 5], 30
 Edit = Callable[[pd.DataFrame], pd.DataFrame]

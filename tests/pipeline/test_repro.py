@@ -118,7 +118,8 @@ def test_added_and_removed_strength(workspace: Workspace) -> None:
     pd.testing.assert_frame_equal(attacked, after[after["epsilon"] == 0.1].reset_index(drop=True))
     epsilons([0.1, 0.3])
     pd.testing.assert_frame_equal(workspace.rows("resnet", "pgd"), before)
-    assert set(pd.read_csv(workspace.folder / "reports/curves.csv").query("attack == 'pgd'")["epsilon"]) == {0, 0.1, 0.3}
+    curves = pd.read_csv(workspace.folder / "reports/curves.csv")
+    assert set(curves.loc[curves["attack"] == "pgd", "epsilon"]) == {0, 0.1, 0.3}
 
 
 def test_killed_run_resumes_to_the_same_rows(workspace: Workspace, tmp_path: Path) -> None:
