@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -79,6 +80,12 @@ class ResidualFunction(nn.Module):
         return shift
 
 
-def assemble(body: nn.Module, config: BlockConfig, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
-    """Stem, body, head: (B, *in_shape) in [0, 1] to logits (B, n_classes)."""
-    return nn.Sequential(Stem(in_shape[0], config), body, Head(n_classes, config))
+def assemble(
+    make_body: Callable[[], nn.Module], config: BlockConfig, *, in_shape: tuple[int, int, int], n_classes: int
+) -> nn.Module:
+    """Stem, body, head: (B, *in_shape) in [0, 1] to logits (B, n_classes).
+
+    The body is made last, so that under one seed all architectures start from the same stem and the same head.
+    """
+    stem, head = Stem(in_shape[0], config), Head(n_classes, config)
+    return nn.Sequential(stem, make_body(), head)

@@ -19,5 +19,9 @@ class Config(BlockConfig):
 
 def build(config: Config, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
     """(B, *in_shape) in [0, 1] to logits (B, n_classes)."""
-    body = nn.Sequential(*(ResidualFunction(config) for _ in range(config.blocks)))
-    return assemble(body, config, in_shape=in_shape, n_classes=n_classes)
+    return assemble(
+        lambda: nn.Sequential(*(ResidualFunction(config) for _ in range(config.blocks))),
+        config,
+        in_shape=in_shape,
+        n_classes=n_classes,
+    )

@@ -36,4 +36,4 @@ class OdeBlock(nn.Module):
 
 def build(config: Config, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
     """(B, *in_shape) in [0, 1] to logits (B, n_classes)."""
-    return assemble(OdeBlock(config), config, in_shape=in_shape, n_classes=n_classes)
+    return assemble(lambda: OdeBlock(config), config, in_shape=in_shape, n_classes=n_classes)

@@ -109,5 +109,5 @@ def solve(
     except AssertionError as error:
         # torchdiffeq asserts on too many steps and on a step size that underflows: results of this solve, not bugs.
         status = SolverStatus.STEP_LIMIT if "max_num_steps" in str(error) else SolverStatus.NON_FINITE
-        return Solution(torch.full_like(z0, torch.nan), counted.nfe, status)
+        return Solution(z0 * torch.nan, counted.nfe, status)  # still a function of z0: it can be differentiated
     return Solution(states[-1], counted.nfe, SolverStatus.OK)
