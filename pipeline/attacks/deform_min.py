@@ -67,6 +67,7 @@ def attack(
     smallest = torch.full_like(labels, torch.inf, dtype=inputs.dtype)
     highest = -smallest
     n_forwards, n_backwards, status = (torch.zeros_like(labels) for _ in range(3))
+    gradient: Tensor | None
 
     rows = torch.arange(len(inputs), device=inputs.device)
     fields, radius = deformation, torch.full_like(smallest, FIRST_RADIUS)
@@ -74,13 +75,14 @@ def attack(
         if len(rows) == 0:
             break
         goals = labels[rows], None if targets is None else targets[rows]
-        climbs = step < config.steps
         images = warp(inputs[rows], fields).clamp_(0, 1)
+        climbs = step < config.steps
         logits, margins, gradient = (value_and_gradient if climbs else value)(model, images, *goals, "margin")
         n_forwards[rows] += 1
         n_backwards[rows] += climbs
 
-        fooled, sizes, status[rows] = is_fooled(logits, *goals), deformation_size(fields), status_of(logits, gradient)
+        fooled = is_fooled(logits, *goals)
+        sizes, status[rows] = deformation_size(fields), status_of(logits, gradient)
         nearer = smallest[rows].isinf() & (margins > highest[rows]) & logits.isfinite().all(1)
         better = torch.where(fooled, sizes < smallest[rows], nearer)
         adv_inputs[rows[better]], deformation[rows[better]] = images[better], fields[better]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
 from pipeline.attacks.displacement import Reach, advance, ascent
-from pipeline.attacks.losses import Loss, is_fooled, objective, status_of, value, value_and_gradient
+from pipeline.attacks.losses import Plan, is_fooled, loss_at, objective, status_of, value, value_and_gradient
 from pipeline.deform import warp
 from pipeline.fields import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -46,7 +46,7 @@ class Config:
     steps: PositiveInt
     step_size: PositiveFloat
     restarts: PositiveInt
-    loss: Loss
+    loss: Plan
 
 
 def attack(
@@ -61,8 +61,8 @@ def attack(
 ) -> AttackOutput:
     """At most ``restarts · (steps + 1)`` forwards and ``restarts · steps`` backwards per image.
 
-    Every iterate is judged, the last included. A fooled image is finished; for others the field of the highest loss is
-    returned. An image whose loss no displacement raises (to first order) waits for the next restart (STOPPED if that
+    Every iterate is judged, the last included. A fooled image is finished; for others the field of the highest margin
+    is returned. An image whose loss no displacement raises (to first order) waits for the next restart (STOPPED if that
     was the last). ``epsilon`` is in pixels.
     """
     assert epsilon is not None, "a budget attack needs a strength"
@@ -71,6 +71,7 @@ def attack(
     highest = torch.full_like(radius, -torch.inf)
     n_forwards, n_backwards, status = (torch.zeros_like(labels) for _ in range(3))
     unfooled = torch.ones_like(labels, dtype=torch.bool)
+    gradient: Tensor | None
     reach = Reach.of(inputs, radius)
     fields, aims, others = deformation, targets, labels[:, None]
 
@@ -86,19 +87,18 @@ def attack(
             climbs = step < config.steps
             images = warp(inputs[rows], fields).clamp_(0, 1)
             evaluate = value_and_gradient if climbs else value
-            logits, _, gradient = evaluate(
-                model, images, labels[rows], None if aims is None else aims[rows], config.loss
-            )
+            loss = loss_at(config.loss, step / config.steps)
+            logits, _, gradient = evaluate(model, images, labels[rows], None if aims is None else aims[rows], loss)
             n_forwards[rows] += 1
             n_backwards[rows] += climbs
             if restart == step == 0:
                 others = logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
 
-            fooled, values = is_fooled(logits, *goals), objective(config.loss, logits, *goals)
+            fooled, margins = is_fooled(logits, *goals), objective("margin", logits, *goals)
             outcome = status_of(logits, gradient).masked_fill_(fooled, Status.OK)
-            better = fooled | ((values > highest[rows]) & (outcome != Status.NON_FINITE))
+            better = fooled | ((margins > highest[rows]) & (outcome != Status.NON_FINITE))
             adv_inputs[rows[better]], deformation[rows[better]] = images[better], fields[better]
-            highest[rows[better]] = values[better]
+            highest[rows[better]] = margins[better]
             unfooled[rows], status[rows] = ~fooled, outcome
             if gradient is None:
                 break

@@ -71,6 +71,8 @@ def ascent(gradient: Tensor, images: Tensor, fields: Tensor, reach: Reach, sigma
     scores = (gradient[:, None] * (reach.images - images[:, None])).sum(2)
     gain, best = scores.max(1)
     places = reach.displacements.gather(1, best.flatten(1)[..., None].expand(-1, -1, 2)).view_as(fields)
+    # What rounding may feign is no gain, or the pixels of flat areas would wander.
+    gain = (gain - 16 * torch.finfo(gain.dtype).eps * gradient.abs().sum(1)).clamp(min=0)
     # In units of the largest gain, so that no scale of the loss under- or overflows below.
     gain = gain / gain.amax((1, 2), keepdim=True).clamp(min=torch.finfo(gain.dtype).tiny)
     return _unit(smooth(gain[..., None] * _unit(places - fields), sigma))

@@ -5,8 +5,8 @@ model changes its mind, ε = ‖δ‖ + |margin| / ‖∇‖_dual; from then on 
 1 + γ after every failure, with γ falling to almost 0. The smallest success is kept.
 
 Two departures from the paper, both measured to find smaller perturbations in fewer steps: the step is a multiple of the
-present ε in the steepest direction of the norm (the paper: absolute, and ℓ2-normalised in ℓ∞, too), and the loss may be
-the cross-entropy, which weighs all other classes, instead of the margin to one.
+present ε in the steepest direction of the norm (the paper: absolute, and ℓ2-normalised in ℓ∞, too), and the loss need
+not be the margin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.attacks.balls import BallNorm, project, steepest
 from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
-from pipeline.attacks.losses import Loss, is_fooled, objective, status_of, value, value_and_gradient
+from pipeline.attacks.losses import Plan, is_fooled, loss_at, objective, status_of, value, value_and_gradient
 from pipeline.fields import PositiveFloat, PositiveInt, Range
 
 GOAL: Goal = "minimal"
@@ -38,14 +38,14 @@ class Config:
         steps: gradient steps; one more forward judges the last iterate.
         step_size: the first step in units of the present ε; it falls to ``FINAL`` of that along a cosine. 1 is strong.
         gamma: the first relative change of ε; it falls like the step. 0.3 is strong with 20 to 50 steps.
-        loss: what to ascend.
+        loss: what to ascend; ``both`` is the strongest.
     """
 
     norm: BallNorm
     steps: PositiveInt
     step_size: PositiveFloat
     gamma: Annotated[float, Range(gt=0, lt=1)]
-    loss: Loss
+    loss: Plan
 
 
 def attack(
@@ -74,8 +74,8 @@ def attack(
         if len(rows) == 0:
             break
         goals = labels[rows], None if targets is None else targets[rows]
-        climbs = step < config.steps
-        logits, _, gradient = (value_and_gradient if climbs else value)(model, points, *goals, config.loss)
+        loss, climbs = loss_at(config.loss, step / config.steps), step < config.steps
+        logits, _, gradient = (value_and_gradient if climbs else value)(model, points, *goals, loss)
         n_forwards[rows] += 1
         n_backwards[rows] += climbs
 

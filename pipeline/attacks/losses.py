@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.attacks.base import Status
 
 Loss = Literal["cross_entropy", "margin"]
+Plan = Literal["cross_entropy", "margin", "both"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -41,6 +42,16 @@ def is_fooled(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     predictions = logits.argmax(1)
     success = predictions != labels if targets is None else predictions == targets
     return success & logits.isfinite().all(1)
+
+
+def loss_at(plan: Plan, progress: float) -> Loss:
+    """The loss to ascend when this share of the steps is done: ``both`` is one half each.
+
+    The cross-entropy weighs all other classes while it is open which of them is nearest; the margin is what decides.
+    """
+    if plan == "both":
+        return "cross_entropy" if progress < 0.5 else "margin"
+    return plan
 
 
 def value_and_gradient(

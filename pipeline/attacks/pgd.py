@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.attacks.balls import BallNorm, project, steepest
 from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
-from pipeline.attacks.losses import Loss, is_fooled, status_of, value, value_and_gradient
+from pipeline.attacks.losses import Plan, is_fooled, loss_at, objective, status_of, value, value_and_gradient
 from pipeline.fields import PositiveFloat, PositiveInt
 
 GOAL: Goal = "budget"
@@ -31,7 +31,7 @@ class Config:
         step_size: the first step in units of epsilon; later ones fall linearly towards 0. 1 to 2 are strong.
         restarts: times that an image not yet fooled is attacked.
         random_start: start within the ball at random (ℓ∞: uniformly; ℓ2: on the sphere) instead of at the image.
-        loss: what to ascend.
+        loss: what to ascend; ``both`` is the strongest.
     """
 
     norm: BallNorm
@@ -39,7 +39,7 @@ class Config:
     step_size: PositiveFloat
     restarts: PositiveInt
     random_start: bool
-    loss: Loss
+    loss: Plan
 
     def __post_init__(self) -> None:
         if self.restarts > 1 and not self.random_start:
@@ -58,8 +58,8 @@ def attack(
 ) -> AttackOutput:
     """At most ``restarts · (steps + 1)`` forwards and ``restarts · steps`` backwards per image.
 
-    Every iterate is judged, the last included. A fooled image is finished; for others the iterate of the highest loss
-    is returned. An image whose gradient is zero waits for the next restart (STOPPED if that was the last).
+    Every iterate is judged, the last included. A fooled image is finished; for others the iterate of the highest
+    margin is returned. An image whose gradient is zero waits for the next restart (STOPPED if that was the last).
     ``epsilon`` is in [0, 1] units.
     """
     assert epsilon is not None, "a budget attack needs a strength"
@@ -77,16 +77,15 @@ def attack(
             if len(rows) == 0:
                 break
             goals = labels[rows], None if targets is None else targets[rows]
-            climbs = step < config.steps
-            evaluate = value_and_gradient if climbs else value
-            logits, values, gradient = evaluate(model, points, *goals, config.loss)
+            loss, climbs = loss_at(config.loss, step / config.steps), step < config.steps
+            logits, _, gradient = (value_and_gradient if climbs else value)(model, points, *goals, loss)
             n_forwards[rows] += 1
             n_backwards[rows] += climbs
 
-            fooled = is_fooled(logits, *goals)
+            fooled, margins = is_fooled(logits, *goals), objective("margin", logits, *goals)
             outcome = status_of(logits, gradient).masked_fill_(fooled, Status.OK)
-            better = fooled | ((values > highest[rows]) & (outcome != Status.NON_FINITE))
-            adv_inputs[rows[better]], highest[rows[better]] = points[better], values[better]
+            better = fooled | ((margins > highest[rows]) & (outcome != Status.NON_FINITE))
+            adv_inputs[rows[better]], highest[rows[better]] = points[better], margins[better]
             unfooled[rows], status[rows] = ~fooled, outcome
             if gradient is None:
                 break

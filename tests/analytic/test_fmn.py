@@ -14,7 +14,7 @@ from pipeline.attacks.base import AttackOutput, ExampleRng, Status
 
 BallNorm = Literal["linf", "l2"]
 every_norm = pytest.mark.parametrize("norm", ["linf", "l2"])
-CONFIG = fmn.Config(norm="l2", steps=20, step_size=1.0, gamma=0.3, loss="cross_entropy")
+CONFIG = fmn.Config(norm="l2", steps=20, step_size=1.0, gamma=0.3, loss="both")
 
 
 def run(
@@ -47,11 +47,11 @@ def size(perturbation: Tensor, norm: BallNorm) -> Tensor:
 
 
 @every_norm
-@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "both"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @torch.no_grad()
 def test_finds_the_distance_to_a_linear_boundary(
-    norm: BallNorm, loss: Literal["cross_entropy", "margin"], dtype: torch.dtype
+    norm: BallNorm, loss: Literal["cross_entropy", "margin", "both"], dtype: torch.dtype
 ) -> None:
     model, linear = linear_model(2, dtype)
     inputs = interior_images(dtype)

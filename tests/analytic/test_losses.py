@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.attacks.base import Status
-from pipeline.attacks.losses import cross_entropy, is_fooled, margin, objective, status_of, value, value_and_gradient
+from pipeline.attacks.losses import (
+    cross_entropy,
+    is_fooled,
+    loss_at,
+    margin,
+    objective,
+    status_of,
+    value,
+    value_and_gradient,
+)
 
 LABELS = torch.tensor([0, 3, 4, 1, 1, 2])
 
@@ -74,7 +83,13 @@ def test_status_of_logits_and_gradients(bad: float) -> None:
     assert status_of(logits, None).tolist() == [Status.OK, Status.NON_FINITE, Status.OK, Status.OK]
 
 
-def test_value_and_gradient_of_a_linear_model() -> None:
+def test_both_losses_take_half_the_steps_each() -> None:
+    assert [loss_at("both", step / 4) for step in range(4)] == ["cross_entropy"] * 2 + ["margin"] * 2
+    assert {loss_at("margin", step / 4) for step in range(4)} == {"margin"}
+    assert {loss_at("cross_entropy", step / 4) for step in range(4)} == {"cross_entropy"}
+
+
+def test_gradient_of_a_linear_model() -> None:
     linear = nn.Linear(4, 2).double()
     model = nn.Sequential(nn.Flatten(), linear)
     points, labels = torch.rand(3, 1, 2, 2, dtype=torch.float64), torch.tensor([0, 1, 0])
@@ -85,4 +100,5 @@ def test_value_and_gradient_of_a_linear_model() -> None:
         assert torch.equal(logits, model(points))
         assert torch.equal(values, margin(logits, labels))
         assert torch.equal(value(model, points, labels, None, "margin")[1], values)
+    assert not logits.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -30,7 +30,7 @@ def victim(digits: Split) -> Victim:
     order = torch.randperm(len(digits.labels))
     inputs, labels = digits.inputs[order], digits.labels[order]
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
-    for batch in torch.randperm(4000).repeat(3).split(64):
+    for batch in torch.randperm(4000).repeat(4).view(-1, 64).unbind():
         optimizer.zero_grad()
         F.cross_entropy(net(inputs[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -86,8 +86,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A browser that has never been here, tall enough for all charts: those out of sight are not drawn."""
-    context = browser.new_context(viewport={"width": 1600, "height": 3000})
+    """A browser that has never been here, with room for two rows of charts: those out of sight are not drawn."""
+    context = browser.new_context(viewport={"width": 1600, "height": 1200})
     context.set_default_timeout(PATIENCE)
     yield context.new_page()
     context.close()
@@ -99,6 +99,7 @@ def charts(page: Any, *titles: str) -> dict[str, list[dict[str, Any]]]:
         f"titles => {{ const found = ({CHARTS})(); return titles.every(title => found.some("
         "chart => chart.x === title && chart.lines.length && chart.lines.every(line => line.y.length))); }",
         arg=list(titles),
+        polling=500,  # the default, every frame, starves where frames are rare
     )
     found = page.evaluate(CHARTS)
     return {title: next(chart["lines"] for chart in found if chart["x"] == title) for title in titles}
@@ -124,7 +125,10 @@ def test_an_attack_has_a_page_with_all_architectures_and_intervals(pages: Pages,
     assert {line["name"] for line in lines} == {f"{model} · adef" for model in MODELS}
     for line in lines:
         assert line["x"] == [0, 0.5, 1, 2, 3]
-    page.wait_for_function(f"() => ({CHARTS})().some(chart => chart.lines.some(l => l.key === 'robust_accuracy_low'))")
+    page.wait_for_function(
+        f"() => ({CHARTS})().some(chart => chart.lines.some(l => l.key === 'robust_accuracy_low'))",
+        polling=500,
+    )
     page.get_by_role("button", name="Robust accuracy: adef (deformation)").first.click()
     page.get_by_text("Training", exact=True).first.wait_for()  # the other saved views are one click away
 
