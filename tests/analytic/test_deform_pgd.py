@@ -237,9 +237,10 @@ def test_fooled_images_leave_at_once_and_for_good() -> None:
     inputs = torch.cat((ramp(0.05, 0) + 0.1, ramp(0.05, 0), ramp(0.05, 0) - 0.1))
     model = Recorder(linear(weights, -level - 1e-3))
     output = run(model, inputs, epsilon=0.5, steps=5, restarts=3)
-    assert output.n_forwards.tolist() == [1, 2, 3 * 6]
-    assert output.n_backwards.tolist() == [1, 2, 3 * 5]
-    assert [len(images) for images, _ in model.seen] == [3, 2] + [1] * 16
+    first, second, third = output.n_forwards.tolist()
+    assert (first, second) == (1, 2)
+    assert 2 * 6 < third <= 3 * 6  # a restart ends early where nothing can be gained any more
+    assert [len(images) for images, _ in model.seen] == [3, 2] + [1] * (third - 2)
     assert output.deformation is not None
     assert not output.deformation[0].any()
 
@@ -261,13 +262,15 @@ def test_restarts_aim_at_other_labels() -> None:
 
 def test_restarts_are_drawn_from_the_examples_randomness(setting: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, inputs, labels = setting
-    one, same, other, single, alike = (
-        run(model, inputs, labels=labels, epsilon=0.02, steps=2, restarts=restarts, seed=seed).adv_inputs
-        for restarts, seed in ((2, 0), (2, 0), (2, 1), (1, 0), (1, 1))
-    )
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert torch.equal(single, alike)
+
+    def last_seen(restarts: int, seed: int) -> Tensor:
+        recorder = Recorder(model)
+        run(recorder, inputs, labels=labels, epsilon=0.02, steps=2, restarts=restarts, seed=seed)
+        return recorder.seen[-1][0]
+
+    assert torch.equal(last_seen(2, 0), last_seen(2, 0))
+    assert not torch.equal(last_seen(2, 0), last_seen(2, 1))
+    assert torch.equal(last_seen(1, 0), last_seen(1, 1))  # the first start is the image itself
 
 
 @every_threat
