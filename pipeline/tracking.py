@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EXPERIMENT = "ode-robustness"
 STORE = "sqlite:///mlflow.db"
 ARTIFACTS = Path("mlartifacts")
 
@@ -147,11 +147,17 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def experiment_name() -> str:
+    """``MLFLOW_EXPERIMENT_NAME``: benchmarks that share a server need names of their own."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "ode-robustness"
+
+
 def connect(uri: str) -> Experiment:
     """Open the store and its experiment; both are made if they do not exist.
 
     Raises:
         UnreachableError: ``uri`` is a server's, and nothing answers within five seconds.
+        UserError: the store refuses.
     """
     if is_server(uri):
         _probe(uri)
@@ -159,14 +165,30 @@ def connect(uri: str) -> Experiment:
         os.environ.setdefault(name, value)
     if uri == STORE:
         _skip_fsync()
-    from mlflow import MlflowClient
+    with _explained(uri):
+        from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment_name())
+        if found is None:
+            location = None if is_server(uri) else ARTIFACTS.resolve().as_uri()
+            return Experiment(uri, client, client.create_experiment(experiment_name(), artifact_location=location))
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
         return Experiment(uri, client, found.experiment_id)
-    location = None if is_server(uri) else ARTIFACTS.resolve().as_uri()
-    return Experiment(uri, client, client.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """MLflow's errors as one line: the server is gone, or what it says."""
+    from mlflow import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if is_server(uri):
+            _probe(uri)
+        raise UserError(f"MLflow at {uri}: {' '.join(str(error).split())}") from error
 
 
 def _probe(uri: str) -> None:
@@ -197,20 +219,15 @@ def publish(experiment: Experiment, records: Iterable[Record], *, origin: Mappin
 
     Raises:
         UnreachableError: the server went away; publishing again completes what this began.
+        UserError: the store refuses.
     """
-    from mlflow import MlflowException
-
     wanted = {record.hash: record for record in records}
-    try:
+    with _explained(experiment.uri):
         stored = _stored(experiment)
         missing = [hash_ for hash_ in wanted if hash_ not in stored]
         for hash_ in missing:
             _add(experiment, wanted[hash_], hash_, origin)
         retired = _update_current(experiment, stored, wanted.keys())
-    except MlflowException:
-        if is_server(experiment.uri):
-            _probe(experiment.uri)
-        raise
     return Outcome(len(missing), len(wanted) - len(missing), retired)
 
 

@@ -60,13 +60,16 @@ def _unequal(benchmark: Benchmark) -> Iterator[str]:
 
 
 def _unfound(results: list[Result]) -> Iterator[str]:
+    missed: dict[str, list[str]] = {}
     for result in results:
         share = 1 - statistics.found_share(result.outcomes)
         if result.minimal and share > UNFOUND:
-            yield (
-                f"{result.attack.name} on {result.model}: no example of any size was found for {_percent(share)} of "
-                "the correctly classified images. Without a bound every image can be fooled: the attack fails there."
-            )
+            missed.setdefault(result.attack.name, []).append(f"{result.model} {_percent(share)}")
+    for attack, shares in missed.items():
+        yield (
+            f"{attack} found no example of any size for some correctly classified images ({', '.join(shares)}). "
+            "Without a bound every image can be fooled: the attack fails there."
+        )
 
 
 def _standing(results: list[Result]) -> Iterator[str]:

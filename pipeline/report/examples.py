@@ -26,6 +26,7 @@ SIZE = {
 
 
 FOOLED, WITHSTOOD = COLOURS[1], COLOURS[0]
+SHORT = 2.5  # pixels: a field whose longest arrow is shorter is drawn magnified
 ROWS = (0.0, 1.32, 2.4)  # where the rows of a picture begin, in heights of an image
 
 
@@ -143,16 +144,18 @@ class _Column:
         self.show(row, (0.5 + 0.5 * difference / max(largest, 1e-12)).astype(np.float32), "", cmap="PuOr")
 
     def show_field(self, row: int, original: Picture, field: Picture) -> None:
-        """At every second pixel an arrow in true length to where the deformed image takes its value from."""
+        """At every second pixel an arrow to where the deformed image takes its value from; short ones are magnified."""
         self.show(row, 1 - 0.35 * original.mean(0, keepdims=True), "")
+        largest = float(np.linalg.norm(field, axis=-1).max())
+        factor = max(round(SHORT / largest), 1) if largest > 0 else 1
         ys, xs = np.mgrid[1 : field.shape[0] : 2, 1 : field.shape[1] : 2]
-        arrows = field[ys, xs]
-        long = np.linalg.norm(arrows, axis=-1) > 0.1
+        arrows = factor * field[ys, xs]
+        drawn = np.linalg.norm(arrows, axis=-1) > 0.1
         self.axes.quiver(
-            self.left + 0.5 + xs[long],
-            ROWS[row] * len(field) + 0.5 + ys[long],
-            arrows[long][:, 0],
-            arrows[long][:, 1],
+            self.left + 0.5 + xs[drawn],
+            ROWS[row] * len(field) + 0.5 + ys[drawn],
+            arrows[drawn][:, 0],
+            arrows[drawn][:, 1],
             angles="xy",
             scale_units="xy",
             scale=1,
@@ -161,5 +164,7 @@ class _Column:
             headwidth=3.5,
             headlength=4,
             headaxislength=3.5,
-            color=COLOURS[1],
+            color=FOOLED,
         )
+        if factor > 1:
+            self.axes.text(self.left + 0.6, ROWS[row] * len(field) + 0.6, f"× {factor}", fontsize=6, va="top")

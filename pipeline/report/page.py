@@ -28,6 +28,7 @@ class AttackSection:
     numbers: Table
     details: Table
     examples: dict[str, Picture]
+    has_fields: bool
 
 
 def page(benchmark: Benchmark, pictures: Pictures) -> str:
@@ -66,6 +67,7 @@ def _section(benchmark: Benchmark, pictures: Pictures, attack: str) -> AttackSec
         numbers=tables.robust_accuracies(results),
         details=tables.details(results),
         examples=pictures.examples[attack],
+        has_fields=results[0].attack.norm == "deformation",
     )
 
 

@@ -58,7 +58,7 @@ def uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.fixture
 def experiment(uri: str, monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    monkeypatch.setattr(tracking, "EXPERIMENT", "test")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
     return tracking.connect(uri)
 
 
@@ -204,6 +204,14 @@ def test_a_run_deleted_by_hand_is_published_again(experiment: Experiment) -> Non
     publish(experiment, record("a"))
     experiment.client.delete_run(active_runs(experiment)[0].info.run_id)
     assert publish(experiment, record("a")) == Outcome(1, 0, 0)
+
+
+def test_a_deleted_experiment_comes_back(experiment: Experiment) -> None:
+    publish(experiment, record("a"))
+    experiment.client.delete_experiment(experiment.id)
+    again = tracking.connect(experiment.uri)
+    assert again.id == experiment.id
+    assert publish(again, record("a"), record("b")) == Outcome(1, 1, 0)
 
 
 def view(key: str) -> View:
@@ -358,7 +366,7 @@ def test_the_stage_publishes_once_and_says_so(
 ) -> None:
     shutil.copytree(benchmark_root, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(tracking, "EXPERIMENT", "stage")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "stage")
     caplog.set_level(logging.INFO)
     stage.main()
     assert caplog.messages[-1].endswith("25 runs added, 0 unchanged, 0 no longer current")
@@ -399,8 +407,9 @@ def test_a_server_that_goes_away_is_unreachable(experiment: Experiment, dead_por
         patch.setattr(experiment.client, "log_batch", fail)
         with pytest.raises(UnreachableError):
             publish(replace(experiment, uri=f"http://127.0.0.1:{dead_port}"), record("a"))
-        with pytest.raises(MlflowException):
+        with pytest.raises(UserError, match="connection refused") as caught:
             publish(experiment, record("a"))
+        assert not isinstance(caught.value, UnreachableError), "a database cannot go away"
 
 
 @pytest.fixture
