@@ -212,6 +212,9 @@ def _inconsistency(output: AttackOutput, examples: Examples, cell: Cell, countin
     counted = counting.n_forwards, counting.n_backwards
     if reported != counted:
         return f"reports {reported} forwards and backwards, spent {counted}"
+    budget = getattr(cell.config, "budget", None)
+    if budget is not None and (output.n_forwards + output.n_backwards > budget).any():
+        return f"spent more than its budget of {budget} forwards and backwards on an image"
     return None
 
 

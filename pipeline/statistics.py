@@ -71,8 +71,9 @@ def outcomes(rows: pd.DataFrame, epsilons: Sequence[float]) -> Outcomes:
     shape = [rows[axis].nunique(dropna=False) for axis in axes]
     if len(rows) != math.prod(shape) or rows.duplicated(axes).any():
         raise ValueError(f"{len(rows)} rows, not {' × '.join(map(str, shape))} (seeds, images, draws, strengths)")
-    if not minimal and sorted(rows["epsilon"].unique()) != list(epsilons):
-        raise ValueError(f"strengths {sorted(rows['epsilon'].unique())}, not {list(epsilons)}")
+    found = sorted(set(rows["epsilon"].tolist()))
+    if not minimal and found != list(epsilons):
+        raise ValueError(f"strengths {found}, not {list(epsilons)}")
 
     def cube(values: pd.Series[Any]) -> Array:
         cells: Array = values.to_numpy(np.float64).reshape(shape)

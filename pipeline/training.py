@@ -65,13 +65,8 @@ def train(
         net = build(model, in_shape=splits["train"].in_shape, n_classes=card["n_classes"], seed=seed)
         weights, report = _fit(net, params.train, params.compute, seed, splits, store / "training" / key)
         report |= {"model": model.name, "kind": model.kind, "seed": seed, "key": key}
-        logger.info(
-            "%s seed %d: test accuracy %.4f after %.0f s",
-            model.name,
-            seed,
-            report["accuracy"]["test"],
-            report["seconds"],
-        )
+        accuracies = ", ".join(f"{name} {value:.4f}" for name, value in report["accuracy"].items())
+        logger.info("%s seed %d: accuracy on %s after %.0f s", model.name, seed, accuracies, report["seconds"])
         with atomic_write(path) as temporary:
             save_file(weights, temporary, metadata={"key": key, "kind": model.kind})
         write_json(path.with_suffix(".json"), report)

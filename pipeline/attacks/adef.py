@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
+from pipeline.attacks.base import AttackOutput, Budgeted, ExampleRng, Goal, Norm, Status
 from pipeline.attacks.losses import is_fooled
 from pipeline.deform import deformation_size, smooth, warp
 from pipeline.fields import NonNegativeFloat, PositiveInt, PositiveOrInfinite, Range
@@ -30,7 +30,7 @@ STANDSTILL = 1e-6  # pixels; a field that changes by no more does not change
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Budgeted):
     """The paper's setting for MNIST: 9 candidates, sigma 0.5, 100 iterations, no bound, overshoot 1.2.
 
     Attributes:
@@ -68,7 +68,8 @@ def attack(
     gets wrong anyway costs one forward and is returned as it came. Failures return the last image and its field.
 
     Status: STOPPED where the next field would be the same, or as long as ``max_norm``, or (for a zero gradient) have no
-    size; NON_FINITE, with the last field before it, where logits or gradients are not finite.
+    size; BUDGET where the budget ended it; NON_FINITE, with the last field before it, where logits or gradients are not
+    finite.
     """
     deformation = inputs.new_zeros(len(inputs), *inputs.shape[-2:], 2)
     status = torch.full_like(labels, Status.OK)
@@ -89,7 +90,9 @@ def attack(
         status[alive[~finite]] = Status.NON_FINITE
         crossed[alive] = fooled & (logits.topk(2).values.diff().squeeze(1) < -BOUNDARY)
         alive, images, fields = (kept[finite & ~fooled] for kept in (alive, images, fields))
-        if iteration == config.max_iter or not len(alive):
+        iterations = _affordable(config, candidates.shape[1])
+        if iteration == iterations or not len(alive):
+            status[alive] = Status.OK if iterations == config.max_iter else Status.BUDGET
             break
 
         # Evaluated anew: backwards through the graph of the whole batch would be spent on the images that just ended.
@@ -117,6 +120,13 @@ def attack(
         n_backwards=n_backwards,
         status=status,
     )
+
+
+def _affordable(config: Config, n_candidates: int) -> int:
+    """Iterations within the budget: each is two forwards and a backward per candidate, the last look one forward."""
+    if config.budget is None:
+        return config.max_iter
+    return min(config.max_iter, (config.budget - 1) // (2 + n_candidates))
 
 
 def _runners_up(logits: Tensor, labels: Tensor, number: int) -> Tensor:

@@ -9,9 +9,9 @@ An attack is a module ``pipeline/attacks/<kind>.py`` with
 ``NORMS``
     The sizes it can be asked for, of ``"sigma"``, ``"linf"``, ``"l2"`` and ``"deformation"``.
 ``Config``
-    A frozen keyword-only dataclass. ``norm`` picks one of ``NORMS``. Two optional fields mean something to the
-    judge: ``draws`` (the attack is repeated with fresh randomness) and ``fold_free`` (a field that folds is no
-    success). Nothing that moves a result has a default.
+    A frozen keyword-only dataclass. ``norm`` picks one of ``NORMS``. Three optional fields mean something to the
+    judge: ``draws`` (the attack is repeated with fresh randomness), ``fold_free`` (a field that folds is no success)
+    and ``budget`` (an output that cost more is refused). Nothing that moves a result has a default.
 ``attack(model, inputs, labels, *, targets, epsilon, config, rng) -> AttackOutput``
     A pure function. ``model`` is in eval mode and maps ``(B, C, H, W)`` in [0, 1] to logits ``(B, K)``. Nothing is
     mutated and the model's parameters receive no gradients.
@@ -27,6 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.fields import PositiveInt
 from pipeline.seeds import derive_seed
 
 Goal = Literal["budget", "minimal"]
@@ -47,6 +48,30 @@ class Status(IntEnum):
     @property
     def is_result(self) -> bool:
         return self <= Status.BUDGET
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgeted:
+    """What the Configs of iterative attacks share, so that attacks can be compared at equal cost.
+
+    Attributes:
+        budget: most forwards plus backwards per image; steps are cut to fit it. None: what the other parameters cost.
+    """
+
+    budget: PositiveInt | None = None
+
+
+def affordable(steps: int, budget: int | None, *, restarts: int = 1) -> int:
+    """How many of ``steps`` a budget pays for in each restart: a step is two evaluations, the last look is one.
+
+    Raises:
+        ValueError: not a single one.
+    """
+    if budget is None:
+        return steps
+    if budget < 3 * restarts:
+        raise ValueError(f"budget: must be at least {3 * restarts}, which is one step in each restart")
+    return min(steps, (budget // restarts - 1) // 2)
 
 
 @dataclass(frozen=True)

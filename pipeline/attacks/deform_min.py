@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
-from pipeline.attacks.displacement import Reach, advance, ascent
+from pipeline.attacks.base import AttackOutput, Budgeted, ExampleRng, Goal, Norm, Status, affordable
+from pipeline.attacks.displacement import advance, ascent, step_length
 from pipeline.attacks.losses import is_fooled, status_of, value, value_and_gradient
 from pipeline.deform import deformation_size, warp
 from pipeline.fields import NonNegativeFloat, PositiveInt
@@ -31,7 +31,7 @@ STEP_SIZE = 0.5  # of the first step in units of the radius; later ones fall tow
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Budgeted):
     """Parameters.
 
     Attributes:
@@ -45,6 +45,9 @@ class Config:
     fold_free: bool
     sigma: NonNegativeFloat
     steps: PositiveInt
+
+    def __post_init__(self) -> None:
+        affordable(self.steps, self.budget)
 
 
 def attack(
@@ -63,6 +66,7 @@ def attack(
     fooled, where its margin was highest. Status: STOPPED for images whose margin no displacement raises (to first
     order), NON_FINITE where logits or gradients are not finite, both with the best found before.
     """
+    steps = affordable(config.steps, config.budget)
     adv_inputs, deformation = inputs.clone(), inputs.new_zeros(len(inputs), *inputs.shape[-2:], 2)
     smallest = torch.full_like(labels, torch.inf, dtype=inputs.dtype)
     highest = -smallest
@@ -71,12 +75,12 @@ def attack(
 
     rows = torch.arange(len(inputs), device=inputs.device)
     fields, radius = deformation, torch.full_like(smallest, FIRST_RADIUS)
-    for step in range(config.steps + 1):
+    for step in range(steps + 1):
         if len(rows) == 0:
             break
         goals = labels[rows], None if targets is None else targets[rows]
         images = warp(inputs[rows], fields).clamp_(0, 1)
-        climbs = step < config.steps
+        climbs = step < steps
         logits, margins, gradient = (value_and_gradient if climbs else value)(model, images, *goals, "margin")
         n_forwards[rows] += 1
         n_backwards[rows] += climbs
@@ -91,17 +95,18 @@ def attack(
         if gradient is None:
             break
 
-        remaining = (1 + math.cos(math.pi * step / config.steps)) / 2
+        remaining = (1 + math.cos(math.pi * step / steps)) / 2
         gamma = FINAL_GAMMA + (GAMMA - FINAL_GAMMA) * remaining
         radius = _next_radius(radius, smallest[rows], fooled, gamma).clamp(max=max(inputs.shape[-2:]))
 
         ongoing = (status[rows] == Status.OK) & (smallest[rows] > 0)
         rows, fields, radius, images, gradient = (t[ongoing] for t in (rows, fields, radius, images, gradient))
-        direction = ascent(gradient, images, fields, Reach.of(inputs[rows], radius), config.sigma)
-        moves = direction.flatten(1).any(1)
+        length = step_length(STEP_SIZE * remaining, radius, fold_free=config.fold_free)
+        move = ascent(gradient, inputs[rows], images, fields, radius, length=length, sigma=config.sigma)
+        moves = move.flatten(1).any(1)
         status[rows[~moves]] = Status.STOPPED
-        rows, fields, radius, direction = (t[moves] for t in (rows, fields, radius, direction))
-        fields = advance(fields, direction, STEP_SIZE * remaining, radius, fold_free=config.fold_free)
+        rows, fields, radius, move = (t[moves] for t in (rows, fields, radius, move))
+        fields = advance(fields, move, radius, fold_free=config.fold_free)
     return AttackOutput(adv_inputs, deformation, n_forwards, n_backwards, status)
 
 

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
-from pipeline.attacks.displacement import Reach, advance, ascent
+from pipeline.attacks.base import AttackOutput, Budgeted, ExampleRng, Goal, Norm, Status, affordable
+from pipeline.attacks.displacement import advance, ascent, step_length
 from pipeline.attacks.losses import Plan, is_fooled, loss_at, objective, status_of, value, value_and_gradient
 from pipeline.deform import warp
 from pipeline.fields import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -25,14 +25,14 @@ NORMS: tuple[Norm, ...] = ("deformation",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Budgeted):
     """Parameters.
 
     Attributes:
         norm: ‖τ‖_T = max over pixels of |τ|.
         fold_free: only fields with det(I + ∇τ) > 0 at every corner of every pixel cell.
-        sigma: width in pixels of the Gaussian filter that makes neighbouring pixels move alike. 0.5 is strongest if
-            fields may not fold, 0 to 0.5 if they may; wider is weaker and looks more natural.
+        sigma: width in pixels of the Gaussian filter that makes neighbouring pixels move alike. 0.5 is strong; wider is
+            weaker at small strengths and looks more natural. Without folds the first step's is at least epsilon / 2.
         steps: gradient steps of each restart; one more forward judges the last iterate.
         step_size: the first step in units of epsilon; later ones fall linearly towards 0. 0.5 to 1 are strong.
         restarts: times that an image not yet fooled is attacked: first from the image as it is, then from random
@@ -47,6 +47,9 @@ class Config:
     step_size: PositiveFloat
     restarts: PositiveInt
     loss: Plan
+
+    def __post_init__(self) -> None:
+        affordable(self.steps, self.budget, restarts=self.restarts)
 
 
 def attack(
@@ -65,14 +68,15 @@ def attack(
     is returned. An image whose loss no displacement raises (to first order) waits for the next restart (STOPPED if that
     was the last). ``epsilon`` is in pixels.
     """
+    steps = affordable(config.steps, config.budget, restarts=config.restarts)
     assert epsilon is not None, "a budget attack needs a strength"
     adv_inputs, deformation = inputs.clone(), inputs.new_zeros(len(inputs), *inputs.shape[-2:], 2)
     radius = inputs.new_full((len(inputs),), epsilon)
     highest = torch.full_like(radius, -torch.inf)
     n_forwards, n_backwards, status = (torch.zeros_like(labels) for _ in range(3))
     unfooled = torch.ones_like(labels, dtype=torch.bool)
-    gradient: Tensor | None
-    reach = Reach.of(inputs, radius)
+    # Large moves without folds are moves of whole regions.
+    widest = max(config.sigma, epsilon / 2) if config.fold_free else config.sigma
     fields, aims, others = deformation, targets, labels[:, None]
 
     for restart in range(config.restarts):
@@ -80,14 +84,14 @@ def attack(
         if restart > 0:
             fields = _random_fields(inputs[rows], radius[rows], rng.subset(rows), restart, fold_free=config.fold_free)
             aims = others[:, restart % others.shape[1]] if targets is None else targets
-        for step in range(config.steps + 1):
+        for step in range(steps + 1):
             if len(rows) == 0:
                 break
             goals = labels[rows], None if targets is None else targets[rows]
-            climbs = step < config.steps
+            climbs = step < steps
             images = warp(inputs[rows], fields).clamp_(0, 1)
             evaluate = value_and_gradient if climbs else value
-            loss = loss_at(config.loss, step / config.steps)
+            loss = loss_at(config.loss, step / steps)
             logits, _, gradient = evaluate(model, images, labels[rows], None if aims is None else aims[rows], loss)
             n_forwards[rows] += 1
             n_backwards[rows] += climbs
@@ -105,12 +109,13 @@ def attack(
 
             ongoing = ~fooled & (outcome == Status.OK)
             rows, fields, images, gradient = rows[ongoing], fields[ongoing], images[ongoing], gradient[ongoing]
-            direction = ascent(gradient, images, fields, reach[rows], config.sigma)
-            moves = direction.flatten(1).any(1)
+            sigma = widest + (config.sigma - widest) * step / steps
+            length = step_length(config.step_size * (1 - step / steps), radius[rows], fold_free=config.fold_free)
+            move = ascent(gradient, inputs[rows], images, fields, radius[rows], length=length, sigma=sigma)
+            moves = move.flatten(1).any(1)
             status[rows[~moves]] = Status.STOPPED
-            rows, fields, direction = rows[moves], fields[moves], direction[moves]
-            step_size = config.step_size * (1 - step / config.steps)
-            fields = advance(fields, direction, step_size, radius[rows], fold_free=config.fold_free)
+            rows, fields, move = rows[moves], fields[moves], move[moves]
+            fields = advance(fields, move, radius[rows], fold_free=config.fold_free)
     return AttackOutput(adv_inputs, deformation, n_forwards, n_backwards, status)
 
 
@@ -118,4 +123,5 @@ def _random_fields(inputs: Tensor, radius: Tensor, rng: ExampleRng, restart: int
     """Fields with every pixel anywhere in its disk, as far as they may not fold; others for each restart."""
     zero = inputs.new_zeros(len(inputs), *inputs.shape[-2:], 2)
     noise = rng.normal(zero.shape[1:], like=zero, stream=restart)
-    return advance(zero, noise, 1.0, radius, fold_free=fold_free)
+    length = step_length(1.0, radius, fold_free=fold_free)[:, None, None, None]
+    return advance(zero, length * noise, radius, fold_free=fold_free)

@@ -2,80 +2,67 @@
 
 Two measures make it strong.
 
-*Where to go.* The gradient with respect to τ sees no further than the grid cell that a pixel points into, and is zero
-where the image is flat. But all that a pixel can become within its disk of radius ε is known beforehand: ``Reach``. The
-linear maximisation over it (as in Frank and Wolfe 1956) says where a pixel should go: ``ascent``.
+*Where to go.* The derivative with respect to τ of a bilinear interpolation sees no further than the grid cell that a
+pixel points into: it misses what lies behind a flat spot or a crest. So each pixel looks around at a finite distance:
+``ascent``.
 
 *How not to fold.* A field that folds at a few pixels is not shrunk as a whole: every pixel goes as far towards its
 proposed place as no cell next to it folds, by backtracking pixel by pixel (in the spirit of the injective maps of
-geometry processing, Schüller et al. 2013): ``unfolded``.
+geometry processing, Schüller et al. 2013): ``advance``.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipeline.deform import deformation_size, fold_free_scales, smooth, warp
 
-LEAST_DETERMINANT = 1e-2  # of I + ∇τ in fold-free fields: far above rounding, and as strong as 1e-4 (measured)
-HALVINGS = 2  # of a pixel's step before it stays where it is; more are no stronger (measured)
-ANGLES, RINGS = 16, 2  # of the polar grid on a pixel's disk
+SIGHT = 0.5  # pixels that a pixel looks around; with 0, a third fewer images fall to half a pixel; 1 is weaker at 2
+ANGLES = 16  # directions in which it looks
+LEAST_DETERMINANT = 1e-2  # of I + ∇τ in fold-free fields: far above rounding, and as strong as 1e-4
+HALVINGS = 2  # of a pixel's step before it stays where it is; more are no stronger
 
 
-@dataclass(frozen=True)
-class Reach:
-    """What every pixel can become by moving within its disk: a polar grid of N displacements, its centre included.
+def ascent(
+    gradient: Tensor, inputs: Tensor, images: Tensor, fields: Tensor, radius: Tensor, *, length: Tensor, sigma: float
+) -> Tensor:
+    """Steps of ascent from ``fields``, (b, H, W, 2) pixels: ``length`` long or, where the disk ends, less.
 
-    Attributes:
-        displacements: (b, N, 2), pixels.
-        images: (b, N, C, H, W), the inputs displaced by each of them as a whole.
-    """
-
-    displacements: Tensor
-    images: Tensor
-
-    @classmethod
-    def of(cls, inputs: Tensor, radius: Tensor) -> Reach:
-        """For inputs (b, C, H, W) and disks of radius (b,) pixels."""
-        grid = [(0.0, 0.0)] + [
-            (ring / RINGS * math.cos(math.tau * angle / ANGLES), ring / RINGS * math.sin(math.tau * angle / ANGLES))
-            for ring in range(1, RINGS + 1)
-            for angle in range(ANGLES)
-        ]
-        displacements = radius[:, None, None] * inputs.new_tensor(grid)
-        fields = displacements[:, :, None, None].expand(-1, -1, *inputs.shape[-2:], -1)
-        images = warp(inputs.repeat_interleave(len(grid), 0), fields.flatten(0, 1))
-        return cls(displacements, images.view(len(inputs), len(grid), *inputs.shape[1:]))
-
-    def __getitem__(self, rows: Tensor) -> Reach:
-        return Reach(self.displacements[rows], self.images[rows])
-
-
-def ascent(gradient: Tensor, images: Tensor, fields: Tensor, reach: Reach, sigma: float) -> Tensor:
-    """Directions of ascent of unit length at every pixel (0 where there is nothing to gain), (b, H, W, 2).
-
-    Each pixel heads for the place of its disk where a linear loss would be highest, weighted by what it would gain
-    there; ADef's Gaussian filter then makes neighbours agree.
+    Each pixel heads for the place where a linear loss would be highest among those on a circle of ``SIGHT`` pixels
+    around it, drawn back to its disk. ADef's Gaussian filter, weighted by what each pixel would gain, then makes
+    neighbours agree.
 
     Args:
         gradient: (b, C, H, W), of the loss at ``images``.
-        images: (b, C, H, W), the inputs deformed by ``fields``.
-        fields: (b, H, W, 2), pixels.
-        reach: of the inputs.
+        inputs: (b, C, H, W).
+        images: (b, C, H, W), ``inputs`` deformed by ``fields``.
+        fields: (b, H, W, 2), pixels, of sizes ≤ radius.
+        radius: (b,), pixels.
+        length: (b,), pixels.
         sigma: width of the filter in pixels.
     """
-    scores = (gradient[:, None] * (reach.images - images[:, None])).sum(2)
-    gain, best = scores.max(1)
-    places = reach.displacements.gather(1, best.flatten(1)[..., None].expand(-1, -1, 2)).view_as(fields)
     # What rounding may feign is no gain, or the pixels of flat areas would wander.
-    gain = (gain - 16 * torch.finfo(gain.dtype).eps * gradient.abs().sum(1)).clamp(min=0)
+    highest = 16 * torch.finfo(gradient.dtype).eps * gradient.abs().sum(1)
+    least, towards = highest, torch.zeros_like(fields)
+    sight = radius.clamp(max=SIGHT)[:, None, None, None]
+    for angle in range(ANGLES):
+        turn = math.tau * angle / ANGLES
+        places = within(fields + sight * fields.new_tensor((math.cos(turn), math.sin(turn))), radius)
+        gain = (gradient * (warp(inputs, places) - images)).sum(1)
+        towards = torch.where((gain > highest)[..., None], places - fields, towards)
+        highest = highest.maximum(gain)
+    gain = highest - least
     # In units of the largest gain, so that no scale of the loss under- or overflows below.
     gain = gain / gain.amax((1, 2), keepdim=True).clamp(min=torch.finfo(gain.dtype).tiny)
-    return _unit(smooth(gain[..., None] * _unit(places - fields), sigma))
+    distances = _lengths(towards)
+    directions = _unit(smooth(gain[..., None] * torch.where(distances > 0, towards / distances, 0), sigma))
+    # Further steps of pixels whose place was drawn back to the disk would swing around it.
+    drawn_back = (distances > 0) & (distances < (1 - 1e-6) * sight)
+    length = length[:, None, None, None].expand_as(distances)
+    return directions * torch.where(drawn_back, length.minimum(distances), length)
 
 
 def within(fields: Tensor, radius: Tensor) -> Tensor:
@@ -87,14 +74,17 @@ def within(fields: Tensor, radius: Tensor) -> Tensor:
     return fields * _ratio(inner[:, None, None, None], _lengths(fields))
 
 
-def advance(fields: Tensor, direction: Tensor, step_size: float, radius: Tensor, *, fold_free: bool) -> Tensor:
-    """A step of ``step_size`` radii, (b,) pixels, from ``fields`` along ``direction``, to sizes ≤ ``radius``.
+def step_length(step_size: float, radius: Tensor, *, fold_free: bool) -> Tensor:
+    """``step_size`` radii, (b,) pixels. Without folds a radius of more than one pixel counts as one.
 
-    ``fold_free`` asks for and returns fold-free fields, and counts a radius of more than one pixel as one: neighbours
-    are a pixel apart, so that by longer steps they would only block each other.
+    Neighbours are a pixel apart: by longer steps they would only block each other.
     """
-    length = step_size * (radius.clamp(max=1) if fold_free else radius)
-    proposals = within(fields + length[:, None, None, None] * direction, radius)
+    return step_size * (radius.clamp(max=1) if fold_free else radius)
+
+
+def advance(fields: Tensor, step: Tensor, radius: Tensor, *, fold_free: bool) -> Tensor:
+    """From ``fields`` by ``step``, both (b, H, W, 2), to sizes ≤ ``radius``; fold-free from fold-free if asked for."""
+    proposals = within(fields + step, radius)
     if not fold_free:
         return proposals
     shrunk = fields * _ratio(radius, deformation_size(fields))[:, None, None, None]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attacks.balls import BallNorm, project, steepest
-from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
+from pipeline.attacks.base import AttackOutput, Budgeted, ExampleRng, Goal, Norm, Status, affordable
 from pipeline.attacks.losses import Plan, is_fooled, loss_at, objective, status_of, value, value_and_gradient
 from pipeline.fields import PositiveFloat, PositiveInt, Range
 
@@ -30,7 +30,7 @@ FINAL = 0.01  # what is left of step_size and gamma after the last step (the pap
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Budgeted):
     """Parameters.
 
     Attributes:
@@ -46,6 +46,9 @@ class Config:
     step_size: PositiveFloat
     gamma: Annotated[float, Range(gt=0, lt=1)]
     loss: Plan
+
+    def __post_init__(self) -> None:
+        affordable(self.steps, self.budget)
 
 
 def attack(
@@ -63,6 +66,7 @@ def attack(
     Deterministic. An image never fooled is returned where its margin was highest. An image is given up when its
     gradient is zero (STOPPED) or something is not finite (NON_FINITE), and keeps what it found before.
     """
+    steps = affordable(config.steps, config.budget)
     adv_inputs = inputs.clone()
     smallest = torch.full_like(labels, torch.inf, dtype=inputs.dtype)
     highest = -smallest
@@ -70,11 +74,11 @@ def attack(
     widest = _sizes(torch.maximum(inputs, 1 - inputs), config.norm)
 
     rows, points, radius = torch.arange(len(inputs), device=inputs.device), inputs, widest
-    for step in range(config.steps + 1):
+    for step in range(steps + 1):
         if len(rows) == 0:
             break
         goals = labels[rows], None if targets is None else targets[rows]
-        loss, climbs = loss_at(config.loss, step / config.steps), step < config.steps
+        loss, climbs = loss_at(config.loss, step / steps), step < steps
         logits, _, gradient = (value_and_gradient if climbs else value)(model, points, *goals, loss)
         n_forwards[rows] += 1
         n_backwards[rows] += climbs
@@ -88,7 +92,7 @@ def attack(
         if gradient is None:
             break
 
-        share = FINAL + (1 - FINAL) * (1 + math.cos(math.pi * step / config.steps)) / 2
+        share = FINAL + (1 - FINAL) * (1 + math.cos(math.pi * step / steps)) / 2
         # A little further than the boundary, lest rounding leaves a linear model on its near side for good.
         linearised = (1 + FINAL * config.gamma) * (sizes + _distances(margins, gradient, config.norm))
         unfooled = torch.where(smallest[rows].isinf(), linearised, radius * (1 + config.gamma * share))

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
+from pipeline.attacks.base import AttackOutput, Budgeted, ExampleRng, Goal, Norm, Status
 from pipeline.attacks.losses import is_fooled, objective
 from pipeline.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 
@@ -32,12 +32,12 @@ NORMS: tuple[Norm, ...] = ("l2",)
 ARMIJO = 1e-4  # share of the decrease promised by the slope that a step must bring
 SMALLEST_STEP = 2.0**-10  # a line search that comes to this has met rounding: the solve ends
 CURVATURE = 0.1  # a pair is used if sᵀy is at least this share of what c ‖r‖² alone gives it
-NEWTON_STEPS = 2  # on the box-constrained model; two leave 1e-5 of its residual and less
+NEWTON_STEPS = 2  # on the box-constrained model; a third does not change the sizes found
 ROUNDING = 100  # machine epsilons (relative to the largest logit) that another batch may move a logit by
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Budgeted):
     """Parameters.
 
     Attributes:
@@ -79,7 +79,7 @@ def attack(
     forward and are returned. Failures return the image that came closest to the boundary in logits.
 
     Status: STOPPED where the gradient at the image, without what points out of the box, is zero for every target;
-    NON_FINITE where logits or gradients are not finite.
+    BUDGET where the budget ended the search; NON_FINITE where logits or gradients are not finite.
 
     Raises:
         ValueError: ``config.targets`` is "given" and no targets are.
@@ -91,14 +91,27 @@ def attack(
     finite = logits.isfinite().all(1)
     status = torch.full_like(labels, Status.OK).masked_fill_(~finite, Status.NON_FINITE)
     evaluations = torch.zeros_like(labels)
+    # A budget is one forward, and then evaluations of a forward and a backward each.
+    affordable = torch.iinfo(labels.dtype).max if config.budget is None else (config.budget - 1) // 2
     best = _Point.unseen(inputs)
 
     rows = (finite & ~is_fooled(logits, labels, targets)).nonzero().flatten()
     status[rows] = Status.STOPPED
     for candidates in _candidates(logits, labels, targets, config).unbind(1):
+        paid = evaluations[rows] < affordable
+        status[rows[~paid]] = Status.BUDGET
+        rows = rows[paid]
         known = _take(best, rows)
         to_beat = torch.where(known.lead > 0, known.size, torch.inf)
-        task = _Task(model, inputs[rows], labels[rows], candidates[rows], to_beat, targeted=targets is not None)
+        task = _Task(
+            model,
+            inputs[rows],
+            labels[rows],
+            candidates[rows],
+            to_beat,
+            allowance=affordable - evaluations[rows],
+            targeted=targets is not None,
+        )
         found, spent, outcome = _search(task, config)
         evaluations[rows] += spent
         _put(best, rows, _where(_better(found, known), found, known))
@@ -160,6 +173,7 @@ class _Task:
     labels: Tensor
     candidates: Tensor
     to_beat: Tensor
+    allowance: Tensor  # evaluations that each image may still make, at least one
     targeted: bool
 
     def evaluate(self, rows: Tensor, images: Tensor) -> _Point:
@@ -227,6 +241,7 @@ def _search(task: _Task, config: Config) -> tuple[_Point, Tensor, Tensor]:
     evaluations = torch.ones_like(rows)
     c = config.initial_c * _natural_c(start)
     status = torch.full_like(rows, Status.OK).masked_fill_(c == 0, Status.STOPPED)
+    status.masked_fill_(task.allowance <= 1, Status.BUDGET)
     status.masked_fill_(start.loss.isinf(), Status.NON_FINITE)
 
     state = _take(_begin(rows, start, c, config), status == Status.OK)
@@ -240,8 +255,11 @@ def _search(task: _Task, config: Config) -> tuple[_Point, Tensor, Tensor]:
         hopeless = ended & (state.point.lead <= 0) & (state.point.size >= task.to_beat[state.rows])
         _next_c(state, ended, config)
         failed = trial.loss.isinf()
+        done = hopeless | (state.search_steps == config.search_steps)
+        spent = ~done & (evaluations[state.rows] >= task.allowance[state.rows])
+        status[state.rows[spent]] = Status.BUDGET
         status[state.rows[failed]] = Status.NON_FINITE
-        done = failed | hopeless | (state.search_steps == config.search_steps)
+        done |= spent | failed
         if done.any():
             _put(best, state.rows[done], _take(state.best, done))
             state = _take(state, ~done)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attacks.balls import BallNorm, project, steepest
-from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
+from pipeline.attacks.base import AttackOutput, Budgeted, ExampleRng, Goal, Norm, Status, affordable
 from pipeline.attacks.losses import Plan, is_fooled, loss_at, objective, status_of, value, value_and_gradient
 from pipeline.fields import PositiveFloat, PositiveInt
 
@@ -22,7 +22,7 @@ NORMS: tuple[Norm, ...] = ("linf", "l2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Budgeted):
     """Parameters.
 
     Attributes:
@@ -42,6 +42,7 @@ class Config:
     loss: Plan
 
     def __post_init__(self) -> None:
+        affordable(self.steps, self.budget, restarts=self.restarts)
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts: more than 1 repeat the same attack unless random_start is true")
 
@@ -58,30 +59,37 @@ def attack(
 ) -> AttackOutput:
     """At most ``restarts · (steps + 1)`` forwards and ``restarts · steps`` backwards per image.
 
-    Every iterate is judged, the last included. A fooled image is finished; for others the iterate of the highest
-    margin is returned. An image whose gradient is zero waits for the next restart (STOPPED if that was the last).
-    ``epsilon`` is in [0, 1] units.
+    Unless targets are given, each restart after the first aims at one other class, taken in the order of the logits at
+    the first start (Gowal et al. 2019). Every iterate is judged, the last included. A fooled image is finished; for
+    others the iterate of the highest margin is returned. An image whose gradient is zero waits for the next restart
+    (STOPPED if that was the last). ``epsilon`` is in [0, 1] units.
     """
+    steps = affordable(config.steps, config.budget, restarts=config.restarts)
     assert epsilon is not None, "a budget attack needs a strength"
     adv_inputs = inputs.clone()
     highest = torch.full_like(labels, -torch.inf, dtype=inputs.dtype)
     n_forwards, n_backwards, status = (torch.zeros_like(labels) for _ in range(3))
     unfooled = torch.ones_like(labels, dtype=torch.bool)
+    others = labels[:, None]
 
     for restart in range(config.restarts):
+        aims = targets if restart == 0 or targets is not None else others[:, (restart - 1) % others.shape[1]]
         rows = (unfooled & (status != Status.NON_FINITE)).nonzero().flatten()
         points = inputs[rows]
         if config.random_start:
             points = _random_point(points, epsilon, config.norm, rng.subset(rows), restart)
-        for step in range(config.steps + 1):
+        for step in range(steps + 1):
             if len(rows) == 0:
                 break
-            goals = labels[rows], None if targets is None else targets[rows]
-            loss, climbs = loss_at(config.loss, step / config.steps), step < config.steps
-            logits, _, gradient = (value_and_gradient if climbs else value)(model, points, *goals, loss)
+            loss, climbs = loss_at(config.loss, step / steps), step < steps
+            evaluate, aim = value_and_gradient if climbs else value, None if aims is None else aims[rows]
+            logits, _, gradient = evaluate(model, points, labels[rows], aim, loss)
             n_forwards[rows] += 1
             n_backwards[rows] += climbs
+            if restart == step == 0:
+                others = logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
 
+            goals = labels[rows], None if targets is None else targets[rows]
             fooled, margins = is_fooled(logits, *goals), objective("margin", logits, *goals)
             outcome = status_of(logits, gradient).masked_fill_(fooled, Status.OK)
             better = fooled | ((margins > highest[rows]) & (outcome != Status.NON_FINITE))
@@ -92,7 +100,7 @@ def attack(
 
             ongoing = ~fooled & (outcome == Status.OK)
             rows, points, gradient = rows[ongoing], points[ongoing], gradient[ongoing]
-            size = config.step_size * epsilon * (1 - step / config.steps)
+            size = config.step_size * epsilon * (1 - step / steps)
             points = project(points + size * steepest(gradient, config.norm), inputs[rows], epsilon, config.norm)
     return AttackOutput(adv_inputs, None, n_forwards, n_backwards, status)
 

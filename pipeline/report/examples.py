@@ -20,7 +20,7 @@ Picture = npt.NDArray[np.float32]
 SIZE = {
     "sigma": ("epsilon", "σ {:.2g}"),
     "linf": ("size_linf", "‖r‖∞ {:.2g}"),
-    "l2": ("size_l2", "‖r‖₂ {:.2g}"),
+    "l2": ("size_l2", "‖r‖₂ {:.2f}"),
     "deformation": ("size_deformation", "‖τ‖ {:.2f} px"),
 }
 

@@ -267,7 +267,7 @@ class Net(nn.Module):
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in self.layers.parameters():
-                scale = (2 / parameter.shape[-1]) ** 0.5
+                scale = 4 * (2 / parameter.shape[-1]) ** 0.5  # curved enough for paths that cross and paths that do not
                 parameter.copy_(scale * torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
         self.n_forwards = self.n_backwards = 0
 

@@ -222,7 +222,7 @@ def test_keeps_the_best_iterate_the_last_included(fold_free: bool) -> None:
         labels = net(torch.float64)(inputs).argmax(1)
         model = Recorder(net(torch.float64))
         # Large steps that do not settle: the best may come anywhere.
-        output = run(model, inputs, labels=labels, epsilon=0.05, step_size=3, steps=4, fold_free=fold_free)
+        output = run(model, inputs, labels=labels, epsilon=0.05, step_size=2, steps=4, fold_free=fold_free)
         margins = torch.cat([margin(logits, labels) for _, logits in model.seen])
         assert output.n_forwards.item() == len(margins)
         assert torch.equal(output.adv_inputs, model.seen[int(margins.argmax())][0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,14 +17,13 @@ from pipeline.attacks.displacement import (
     ANGLES,
     HALVINGS,
     LEAST_DETERMINANT,
-    RINGS,
-    Reach,
+    SIGHT,
     advance,
     ascent,
     unfolded,
     within,
 )
-from pipeline.deform import deformation_size, fold_free_scales, folded_share, jacobian_determinants, smooth
+from pipeline.deform import deformation_size, fold_free_scales, folded_share, jacobian_determinants, smooth, warp
 
 SEEDS = st.integers(0, 2**32 - 1)
 H, W = 7, 9
@@ -131,15 +131,14 @@ def test_only_the_pixels_around_a_fold_are_held_back() -> None:
 
 
 @pytest.mark.parametrize("fold_free", [False, True])
-@given(seed=SEEDS, radius=st.floats(0.01, 5), step_size=st.floats(0.05, 2))
+@given(seed=SEEDS, radius=st.floats(0.01, 5), step=st.floats(0.05, 10))
 @settings(max_examples=25, deadline=None)
-def test_advance_stays_within_radii_and_fold_free(seed: int, radius: float, step_size: float, fold_free: bool) -> None:
+def test_advance_stays_within_radii_and_fold_free(seed: int, radius: float, step: float, fold_free: bool) -> None:
     radii = torch.tensor([radius, radius / 2, 2 * radius])
     fields = random_fields(seed, radius, dtype=torch.float32)
     if fold_free:
         fields = unfolded(torch.zeros_like(fields), fields)
-    direction = random_fields(seed + 1, 1, dtype=torch.float32)
-    result = advance(fields, direction, step_size, radii, fold_free=fold_free)
+    result = advance(fields, random_fields(seed + 1, step, dtype=torch.float32), radii, fold_free=fold_free)
     assert (deformation_size(result.double()) <= radii.double()).all()
     assert not fold_free or (folded_share(result) == 0).all()
 
@@ -157,46 +156,50 @@ def test_within_draws_each_pixel_back_to_its_disk() -> None:
 # --- where to go
 
 
-def test_reach_is_the_images_seen_at_the_places_of_a_disk() -> None:
-    inputs = torch.rand(2, 3, H, W, dtype=torch.float64)
-    reach = Reach.of(inputs, torch.tensor([0.7, 2.5], dtype=torch.float64))
-    assert reach.images.shape == (2, RINGS * ANGLES + 1, 3, H, W)
-    rows, columns = np.mgrid[:H, :W]
-    for image, radius in enumerate((0.7, 2.5)):
-        lengths = reach.displacements[image].norm(dim=-1)
-        torch.testing.assert_close(lengths.max().item(), radius)
-        assert lengths.min() == 0
-        for (x, y), seen in zip(reach.displacements[image], reach.images[image], strict=True):
-            for channel in range(3):
-                places = np.stack((rows + y.item(), columns + x.item()))
-                expected = map_coordinates(inputs[image, channel].numpy(), places, order=1, mode="nearest")
-                torch.testing.assert_close(seen[channel], torch.from_numpy(expected))
-
-
 @pytest.mark.parametrize("sigma", [0, 0.5])
-def test_ascent_heads_for_the_best_place_of_every_pixel(sigma: float) -> None:
+@pytest.mark.parametrize("at_rest", [True, False])
+def test_ascent_heads_for_the_best_place_around_every_pixel(sigma: float, at_rest: bool) -> None:
+    """Against a search pixel by pixel with SciPy's interpolation."""
     generator = torch.Generator().manual_seed(0)
     inputs, gradient = torch.rand(2, 2, 3, H, W, generator=generator, dtype=torch.float64)
-    reach = Reach.of(inputs, torch.tensor([0.7, 2.5], dtype=torch.float64))
-    fields = torch.zeros(2, H, W, 2, dtype=torch.float64)
-    expected = torch.zeros_like(fields)
-    for image in range(2):
-        for i in range(H):
-            for j in range(W):
-                gains = ((reach.images[image, :, :, i, j] - inputs[image, :, i, j]) * gradient[image, :, i, j]).sum(1)
-                best = int(gains.argmax())
-                if gains[best] > 0:
-                    place = reach.displacements[image, best]
-                    expected[image, i, j] = gains[best] * place / place.norm()
+    gradient[..., [0, -1], :] = gradient[..., :, [0, -1]] = 0  # beyond the border all places are alike
+    radius = torch.tensor([0.3, 1.0], dtype=torch.float64)
+    fields = within(random_fields(1, 0 if at_rest else 1.0, n=2), radius)
+    images = warp(inputs, fields)
+    turns = [math.tau * angle / ANGLES for angle in range(ANGLES)]
+    length = torch.tensor([0.2, 0.4], dtype=torch.float64)
+    expected, lengths = torch.zeros_like(fields), length[:, None, None, None].expand_as(fields[..., :1]).clone()
+    for image, (i, j) in product(range(2), np.ndindex(H, W)):
+        sight = min(SIGHT, radius[image].item())
+        circle = fields[image, i, j] + sight * torch.tensor([[math.cos(turn), math.sin(turn)] for turn in turns])
+        places = circle * (radius[image] / circle.norm(dim=1, keepdim=True)).clamp(max=1)
+        at = (places[:, 1] + i).numpy(), (places[:, 0] + j).numpy()
+        seen = np.stack([map_coordinates(x.numpy(), at, order=1, mode="nearest") for x in inputs[image]])
+        gains = (torch.from_numpy(seen) - images[image, :, i, j, None]) * gradient[image, :, i, j, None]
+        best = int(gains.sum(0).argmax())
+        if gains.sum(0)[best] > 0:
+            move = places[best] - fields[image, i, j]
+            expected[image, i, j] = gains.sum(0)[best] * move / move.norm()
+            if move.norm() < sight - 1e-9:  # drawn back to the disk
+                lengths[image, i, j].clamp_(max=move.norm().item())
     expected = smooth(expected, sigma)
-    expected /= expected.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+    expected = lengths * expected / expected.norm(dim=-1, keepdim=True).clamp(min=1e-300)
     for scale in (1, 1e-30, 1e30):
-        torch.testing.assert_close(ascent(scale * gradient, inputs, fields, reach, sigma), expected)
+        found = ascent(scale * gradient, inputs, images, fields, radius, length=length, sigma=sigma)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_ascent_sees_beyond_a_flat_spot() -> None:
+    """The derivative at a plateau's edge, taken to the plateau's side, is zero; what lies half a pixel on is not."""
+    inputs, zero, radius = torch.zeros(1, 1, H, W), torch.zeros(1, H, W, 2), torch.ones(1)
+    inputs[..., 5:] = 1
+    move = ascent(torch.ones_like(inputs), inputs, inputs, zero, radius, length=radius, sigma=0)
+    assert (move[0, :, 4, 0] > 0.99).all()
+    assert not move[0, :, :4].any()
 
 
 def test_ascent_rests_where_nothing_can_be_gained() -> None:
-    inputs, zero = torch.full((1, 1, H, W), 0.5), torch.zeros(1, H, W, 2)
-    reach = Reach.of(inputs, torch.ones(1))
-    assert not ascent(torch.ones_like(inputs), inputs, zero, reach, 0.5).any()
+    flat, zero, radius = torch.full((1, 1, H, W), 0.5), torch.zeros(1, H, W, 2), torch.ones(1)
+    assert not ascent(torch.ones_like(flat), flat, flat, zero, radius, length=radius, sigma=0.5).any()
     textured = torch.rand(1, 1, H, W)
-    assert not ascent(torch.zeros_like(inputs), textured, zero, Reach.of(textured, torch.ones(1)), 0.5).any()
+    assert not ascent(torch.zeros_like(flat), textured, textured, zero, radius, length=radius, sigma=0.5).any()

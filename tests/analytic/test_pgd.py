@@ -185,6 +185,22 @@ def test_restarts_start_elsewhere(norm: BallNorm) -> None:
     assert torch.linalg.vector_norm(first.flatten(1), ord=order, dim=1).max() <= 0.1 + 1e-12
 
 
+def test_restarts_aim_at_one_other_class_each() -> None:
+    """Class 1 is nearest, but never wins, and leads away from class 2: the restart that aims at class 2 finds it."""
+
+    class Decoy(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            brightness = inputs.flatten(1).mean(1) - 0.5
+            decoy = 0.9 + 0.05 * torch.tanh(10 * brightness)
+            return torch.stack((torch.ones_like(decoy), decoy, -4 * brightness), dim=1)
+
+    inputs = torch.full((3, 1, 4, 4), 0.5, dtype=torch.float64)
+    for restarts, fooled in ((2, False), (3, True)):
+        config = dataclasses.replace(CONFIG, restarts=restarts, loss="margin")
+        output = run(Decoy(), inputs, epsilon=0.3, config=config)
+        assert (Decoy()(output.adv_inputs).argmax(1) == 2).tolist() == [fooled] * 3
+
+
 def test_starts_at_the_image_if_told_to() -> None:
     model, inputs = Recorder(), interior_images()
     run(model, inputs, epsilon=0.1, config=dataclasses.replace(CONFIG, steps=1, random_start=False))

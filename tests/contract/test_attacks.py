@@ -221,7 +221,8 @@ def test_config_is_frozen_and_says_everything(kind: str) -> None:
     assert "norm" in {field.name for field in fields}
     for field in fields:
         assert field.kw_only, field.name
-        assert field.default is dataclasses.MISSING, f"{field.name} has a default: params.yaml must say it"
+        unset = None if field.name == "budget" else dataclasses.MISSING  # a limit that is absent limits nothing
+        assert field.default is unset, f"{field.name} has a default: params.yaml must say it"
         assert field.default_factory is dataclasses.MISSING, field.name
 
 
@@ -238,6 +239,28 @@ def test_counts_are_the_judges(case: Case, targeted: bool) -> None:
     setting = attacked(case, targeted=targeted)
     output = setting.output
     assert (int(output.n_forwards.sum()), int(output.n_backwards.sum())) == setting.counts
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if hasattr(case.config, "budget")], ids=str)
+@pytest.mark.parametrize("budget", [9, 30, 10**6])
+def test_a_budget_is_kept_and_changes_nothing_if_large(case: Case, budget: int) -> None:
+    setting = attacked(case)
+    limited = dataclasses.replace(case.config, budget=budget)
+    output = run(dataclasses.replace(case, config=limited), net(), setting.inputs, setting.labels)
+    check_output(case, setting.inputs, output)
+    assert (output.n_forwards + output.n_backwards <= budget).all()
+    assert output.n_backwards.any()
+    if budget == 10**6:
+        assert torch.equal(output.adv_inputs, setting.output.adv_inputs)
+        assert torch.equal(output.status, setting.output.status)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if hasattr(case.config, "steps")], ids=str)
+def test_a_budget_without_a_step_is_an_error(case: Case) -> None:
+    least = 3 * getattr(case.config, "restarts", 1)
+    dataclasses.replace(case.config, budget=least)
+    with pytest.raises(ValueError, match="budget: must be at least"):
+        dataclasses.replace(case.config, budget=least - 1)
 
 
 @every_case

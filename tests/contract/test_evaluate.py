@@ -27,6 +27,7 @@ class Config:
     norm: str
     draws: int = 1
     fold_free: bool = False
+    budget: int | None = None
 
 
 class Brightness(nn.Module):
@@ -224,6 +225,13 @@ def test_an_output_that_cannot_be_believed(judged: Judge, lie: dict[str, Any]) -
     rows = judged(changed(lambda output: replace(output, **lie))).rows
     check_no_success(rows, None)
     assert set(rows["status"]) <= {"bad_output", "crashed"}
+
+
+@pytest.mark.parametrize(("budget", "status"), [(1, {"bad_output"}), (2, {"ok"})])
+def test_a_budget_that_is_overspent(judged: Judge, budget: int, status: set[str]) -> None:
+    rows = judged(honest, budget=budget).rows
+    assert set(rows["status"]) == status
+    assert rows["success"].all() == (status == {"ok"})
 
 
 def test_claimed_failures_stay_failures(judged: Judge) -> None:

@@ -206,6 +206,18 @@ def test_a_run_deleted_by_hand_is_published_again(experiment: Experiment) -> Non
     assert publish(experiment, record("a")) == Outcome(1, 0, 0)
 
 
+def test_of_two_equal_runs_one_is_current(experiment: Experiment) -> None:
+    """Two machines may publish to a server at the same time."""
+    publish(experiment, record("a"))
+    (run,) = active_runs(experiment)
+    experiment.client.set_tag(run.info.run_id, "results_hash", "hidden")
+    publish(experiment, record("a"))
+    experiment.client.set_tag(run.info.run_id, "results_hash", record("a").hash)
+    experiment.client.set_tag(run.info.run_id, "current", "true")
+    assert publish(experiment, record("a")) == Outcome(0, 1, 1)
+    assert current(experiment) == ["a"]
+
+
 def test_a_deleted_experiment_comes_back(experiment: Experiment) -> None:
     publish(experiment, record("a"))
     experiment.client.delete_experiment(experiment.id)
