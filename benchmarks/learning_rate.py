@@ -11,9 +11,11 @@ import logging
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from pipeline.config import Component, Params, load_params
+from pipeline.config import load_params
 from pipeline.datasets.base import Split, read_card, read_split
+from pipeline.settings import Architecture, ComputeConfig
 from pipeline.stages.common import DATA
 from pipeline.training import train
 
@@ -31,18 +33,21 @@ def main() -> None:
     print(f"| learning rate | {' | '.join(params.models)} | mean |")
     print("| ---: |" + " ---: |" * (len(params.models) + 1))
     for rate in RATES:
-        trial = dataclasses.replace(params, train=dataclasses.replace(params.train, learning_rate=rate))
-        scores = [_score(trial, model, splits, card) for model in params.models.values()]
+        train = dataclasses.replace(params.train, learning_rate=rate)
+        trials = [dataclasses.replace(model, train=train) for model in params.models.values()]
+        scores = [_score(model, splits, card, params.compute) for model in trials]
         cells = [f"{loss:.3f} ({accuracy:.3f})" for loss, accuracy in scores]
         print(f"| {rate:g} | {' | '.join(cells)} | {statistics.mean(loss for loss, _ in scores):.3f} |", flush=True)
 
 
-def _score(params: Params, model: Component, splits: dict[str, Split], card: dict[str, object]) -> tuple[float, float]:
+def _score(
+    model: Architecture, splits: dict[str, Split], card: dict[str, Any], compute: ComputeConfig
+) -> tuple[float, float]:
     """Loss and accuracy on validation of the checkpoint that training chooses: mean over the seeds."""
     losses, accuracies = [], []
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as store:
-            _, report = train(params, model, seed, splits, card, store=Path(store))
+            _, report = train(model, seed, splits, card, compute, store=Path(store))
         losses.append(min(epoch["validation_loss"] for epoch in report["history"]))
         accuracies.append(report["accuracy"]["validation"])
     return statistics.mean(losses), statistics.mean(accuracies)

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline import components, provenance
-from pipeline.config import AttackEntry, Component, ComputeConfig, EvaluateConfig
 from pipeline.datasets.base import Split, input_sha256
 from pipeline.evaluate import FIELD_JUDGE, Cell, Examples, Judged
 from pipeline.evaluator import Chunks, Evaluator, climb
 from pipeline.files import atomic_write, digest
 from pipeline.schema import validate
+from pipeline.settings import AttackEntry, Component, ComputeConfig, EvaluateConfig
 from pipeline.store import STORE, RowStore
 from pipeline.trainer import make_trainer
 

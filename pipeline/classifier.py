@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.config import TrainConfig
+from pipeline import components
+from pipeline.attacks.base import ExampleRng
 from pipeline.datasets.base import Split
 from pipeline.errors import UserError
 from pipeline.seeds import derive_seed
+from pipeline.settings import TrainConfig
 
 
 class TrainingDivergedError(UserError):
@@ -22,7 +24,7 @@ class TrainingDivergedError(UserError):
 
 
 class Classifier(pl.LightningModule):
-    """Trains any architecture: cross-entropy, AdamW, one-cycle schedule, optional Gaussian noise on the inputs."""
+    """Trains any architecture: AdamW, one-cycle schedule, cross-entropy or a defence's loss."""
 
     def __init__(self, net: nn.Module, train: TrainConfig, *, seed: int, steps: int) -> None:
         super().__init__()
@@ -36,8 +38,9 @@ class Classifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _batch_idx: int) -> Tensor:
-        inputs, labels, indices = batch
-        loss = F.cross_entropy(self(self._augment(inputs, indices)), labels)
+        # Dropout draws from the global generator: a resumed run must find it where an undisturbed one would.
+        torch.manual_seed(derive_seed(self.seed, "step", self.global_step, self.global_rank))
+        loss = self._loss(*batch)
         if not torch.isfinite(loss):
             raise TrainingDivergedError(
                 f"the training loss is {loss.item()} at epoch {self.current_epoch}, step {self.global_step}; "
@@ -72,18 +75,17 @@ class Classifier(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _augment(self, inputs: Tensor, indices: Tensor) -> Tensor:
-        """Noise on a share of the images, clipped to [0, 1]; drawn by epoch and example, whatever the device count."""
-        config = self.train_config
-        if config.noise_std == 0 or config.noise_share == 0:
-            return inputs
-        rows = []
-        for index in indices.tolist():
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "noise", self.current_epoch, index))
-            chosen = torch.rand((), generator=generator) < config.noise_share
-            rows.append(torch.randn(inputs.shape[1:], generator=generator) * chosen)
-        noise = torch.stack(rows).to(inputs)
-        return (inputs + config.noise_std * noise).clamp(0, 1)
+    def _loss(self, inputs: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        defence = self.train_config.defence
+        if defence is None:
+            return F.cross_entropy(self.net(inputs), labels)
+        rng = ExampleRng.for_examples(
+            indices.tolist(), seed=self.seed, dataset="train", attack=defence.kind, draw=self.current_epoch
+        )
+        loss: Tensor = components.load("defences", defence.kind).loss(
+            self.net, inputs, labels, config=defence.config, rng=rng
+        )
+        return loss
 
 
 class IndexedSplit(Dataset[tuple[Tensor, Tensor, Tensor]]):

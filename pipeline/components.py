@@ -9,8 +9,13 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, Literal
 
-Room = Literal["models", "attacks", "datasets"]
-_ENTRY_POINT: dict[Room, str] = {"models": "build", "attacks": "attack", "datasets": "load"}
+Room = Literal["models", "attacks", "defences", "datasets"]
+_ENTRY_POINT: dict[Room, str] = {
+    "models": "build",
+    "attacks": "attack",
+    "defences": "loss",
+    "datasets": "load",
+}
 
 
 class UnknownComponentError(ValueError):

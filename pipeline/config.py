@@ -15,7 +15,15 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline import components
 from pipeline.errors import UserError
-from pipeline.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
+from pipeline.fields import NonNegativeInt, PositiveFloat, PositiveInt, Range
+from pipeline.settings import (
+    Architecture,
+    AttackEntry,
+    Component,
+    ComputeConfig,
+    EvaluateConfig,
+    TrainConfig,
+)
 
 PARAMS = Path("params.yaml")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -26,95 +34,12 @@ class ParamsError(UserError):
     """One line for the user: the file, the key, what is wrong and what to write instead."""
 
 
-@dataclass(frozen=True)
-class Component:
-    """A data set, architecture or attack named in params.yaml.
-
-    Attributes:
-        name: its key.
-        kind: its file, ``pipeline/<room>/<kind>.py``.
-        config: an instance of that file's ``Config``.
-    """
-
-    name: str
-    kind: str
-    config: Any
-
-
-@dataclass(frozen=True)
-class AttackEntry(Component):
-    """An attack with what the judge needs besides its config.
-
-    Attributes:
-        n_images: the first n test examples are attacked.
-        epsilons: strengths, ascending; a minimal attack runs once and is read off at them.
-    """
-
-    n_images: int
-    epsilons: tuple[float, ...]
-
-    @property
-    def norm(self) -> str:
-        norm: str = self.config.norm
-        return norm
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Training, the same for every architecture.
-
-    Attributes:
-        epochs: passes over the training split.
-        batch_size: images of a step over all devices together.
-        learning_rate: peak of the one-cycle schedule (AdamW).
-        weight_decay: AdamW's decoupled decay.
-        gradient_clip: largest gradient norm of a step.
-        noise_std: standard deviation of the Gaussian noise added to training images, in [0, 1] units; 0 for none.
-        noise_share: share of the images of a batch that get the noise.
-        precision: Lightning's precision of training; attacks always run in float32.
-    """
-
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    weight_decay: NonNegativeFloat
-    gradient_clip: PositiveFloat
-    noise_std: NonNegativeFloat
-    noise_share: Annotated[float, Range(ge=0, le=1)]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """The judge.
-
-    Attributes:
-        seed: base seed of all attack randomness.
-        chunk_size: examples attacked together; the unit of work and of resuming.
-        n_examples: adversarial images of the first n examples are kept beside the rows.
-    """
-
-    seed: NonNegativeInt
-    chunk_size: PositiveInt
-    n_examples: NonNegativeInt
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComputeConfig:
-    """Where it runs; part of no hash. The values are Lightning's Trainer arguments of the same names."""
-
-    accelerator: str
-    devices: int | str
-    num_nodes: PositiveInt
-    strategy: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class Params:
     """The whole of params.yaml, validated."""
 
     dataset: Component
-    models: dict[str, Component]
+    models: dict[str, Architecture]
     train: TrainConfig
     seeds: tuple[int, ...]
     attacks: dict[str, AttackEntry]
@@ -141,12 +66,13 @@ def _parse_params(raw: Any, path: Path) -> Params:
     sections = _mapping(raw, str(path))
     _check_keys(sections, {field.name for field in dataclasses.fields(Params)}, set(), str(path))
     at = f"{path}: "
-    models = _named(sections["models"], at + "models", lambda n, v, w: _component("models", n, v, w))
+    train = parse(TrainConfig, sections["train"], at + "train")
+    models = _named(sections["models"], at + "models", lambda n, v, w: _architecture(n, v, sections["train"], w))
     attacks = _named(sections["attacks"], at + "attacks", _attack)
     return Params(
         dataset=_component("datasets", "dataset", sections["dataset"], at + "dataset"),
         models=models,
-        train=parse(TrainConfig, sections["train"], at + "train"),
+        train=train,
         seeds=_seeds(sections["seeds"], at + "seeds"),
         attacks=attacks,
         evaluate=parse(EvaluateConfig, sections["evaluate"], at + "evaluate"),
@@ -167,7 +93,15 @@ def _named(raw: Any, where: str, parse_entry: Any) -> dict[str, Any]:
 def _component(room: components.Room, name: str, raw: Any, where: str) -> Component:
     entry = dict(_mapping(raw, where))
     kind, module = _resolve(room, entry, where)
-    return Component(name, kind, parse(module.Config, entry, where))
+    return Component(room, name, kind, parse(module.Config, entry, where))
+
+
+def _architecture(name: str, raw: Any, train: dict[str, Any], where: str) -> Architecture:
+    """A model's entry; its optional ``train`` replaces keys of the section of that name."""
+    entry = dict(_mapping(raw, where))
+    own = _mapping(entry.pop("train", {}), f"{where}.train")
+    model = _component("models", name, entry, where)
+    return Architecture(model.room, name, model.kind, model.config, parse(TrainConfig, train | own, f"{where}.train"))
 
 
 def _attack(name: str, raw: Any, where: str) -> AttackEntry:
@@ -180,9 +114,7 @@ def _attack(name: str, raw: Any, where: str) -> AttackEntry:
     if not epsilons or list(epsilons) != sorted(set(epsilons)):
         raise ParamsError(f"{where}.epsilons: must be a non-empty list in ascending order without repeats")
     config = parse(module.Config, entry, where)
-    if config.norm not in module.NORMS:
-        raise ParamsError(f"{where}.norm: {config.norm!r}; {kind} has {', '.join(module.NORMS)}")
-    return AttackEntry(name, kind, config, n_images, epsilons)
+    return AttackEntry("attacks", name, kind, config, n_images, epsilons)
 
 
 def _resolve(room: components.Room, entry: dict[str, Any], where: str) -> tuple[str, Any]:
@@ -242,6 +174,8 @@ def _value(raw: Any, hint: Any, where: str) -> Any:
     origin = get_origin(hint)
     if origin is Annotated:
         inner, *marks = get_args(hint)
+        if inner is Component:
+            return _component(marks[0].room, where.rpartition(".")[2], raw, where)
         value = _value(raw, inner, where)
         for mark in marks:
             reason = mark.violation(value) if isinstance(mark, Range) else None

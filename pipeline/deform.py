@@ -38,6 +38,12 @@ def warp(inputs: Tensor, deformation: Tensor) -> Tensor:
     return warped
 
 
+def image_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
+    """∂x/∂(column) and ∂x/∂(row) per pixel, each (B, C, H, W): central differences, one-sided at the border."""
+    along_y, along_x = torch.gradient(images, dim=(-2, -1))
+    return along_x, along_y
+
+
 def deformation_size(deformation: Tensor) -> Tensor:
     """‖τ‖_T = max over pixels of the Euclidean length of τ, (B,), in pixels (ADef, section 2)."""
     # torch's vector_norm over a strided axis of length 2 takes 100 times longer.

@@ -14,9 +14,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline import statistics
-from pipeline.config import Component, Params
+from pipeline.config import Params
 from pipeline.report.inputs import Benchmark, Result
 from pipeline.report.style import line_style
+from pipeline.settings import Component
 from pipeline.statistics import Outcomes
 from pipeline.tracking import Chart, Metric, Record, View
 
@@ -98,7 +99,7 @@ def _training(benchmark: Benchmark, model: str, seed: int, training: Mapping[str
         name=f"{model} · training · seed {seed}",
         note=f"Training of **{model}**, seed {seed}, by epoch.",
         tags=_tags(benchmark, "training", model, dvc_stage=f"train@{model}", seed=str(seed)),
-        params=flat({"model": _config(params.models[model]), "train": asdict(params.train)}),
+        params=flat({"model": _config(params.models[model]), "train": asdict(params.models[model].train)}),
         metrics=history + _summaries(accuracies | costs),
     )
 
@@ -180,7 +181,7 @@ def _attack_params(benchmark: Benchmark, result: Result) -> dict[str, str]:
         {
             "model": _config(params.models[result.model]),
             "attack": _config(attack) | {"n_images": attack.n_images, "epsilons": attack.epsilons},
-            "train": asdict(params.train),
+            "train": asdict(params.models[result.model].train),
             "evaluate": asdict(params.evaluate),
         }
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from pipeline.config import ComputeConfig
+from pipeline.settings import ComputeConfig
 
 
 def make_trainer(compute: ComputeConfig, **arguments: Any) -> pl.Trainer:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from pipeline import components, provenance
 from pipeline.classifier import Classifier, batches
-from pipeline.config import Component, ComputeConfig, Params, TrainConfig
 from pipeline.datasets.base import Split
 from pipeline.files import atomic_write, digest, write_json
 from pipeline.seeds import derive_seed
+from pipeline.settings import Architecture, Component, ComputeConfig, TrainConfig, modules
 from pipeline.store import STORE
 from pipeline.trainer import make_trainer
 
@@ -37,33 +37,39 @@ def build(model: Component, *, in_shape: tuple[int, int, int], n_classes: int, s
     return net
 
 
-def training_key(model: Component, train: TrainConfig, card: dict[str, Any], seed: int) -> str:
+def training_key(model: Architecture, card: dict[str, Any], seed: int) -> str:
     """Hash of everything that determines the weights."""
     return digest(
         {
             "model": [model.kind, asdict(model.config)],
-            "train": asdict(train),
+            "train": asdict(model.train),
             "data": [card["splits"][name]["sha256"] for name in ("train", "validation")],
             "seed": seed,
-            "code": provenance.code_hash(["pipeline.training", f"pipeline.models.{model.kind}"]),
+            "code": provenance.code_hash(["pipeline.training", model.module, *modules(model.train)]),
             "environment": provenance.environment(),
         }
     )
 
 
 def train(
-    params: Params, model: Component, seed: int, splits: dict[str, Split], card: dict[str, Any], *, store: Path = STORE
+    model: Architecture,
+    seed: int,
+    splits: dict[str, Split],
+    card: dict[str, Any],
+    compute: ComputeConfig,
+    *,
+    store: Path = STORE,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and report of one model and seed: from the store, continued where it was killed, or from the start.
 
     Raises:
         TrainingDivergedError: the loss is not finite.
     """
-    key = training_key(model, params.train, card, seed)
+    key = training_key(model, card, seed)
     path = store / "checkpoints" / f"{key}.safetensors"
     if not (path.is_file() and path.with_suffix(".json").is_file()):
         net = build(model, in_shape=splits["train"].in_shape, n_classes=card["n_classes"], seed=seed)
-        weights, report = _fit(net, params.train, params.compute, seed, splits, store / "training" / key)
+        weights, report = _fit(net, model.train, compute, seed, splits, store / "training" / key)
         report |= {"model": model.name, "kind": model.kind, "seed": seed, "key": key}
         accuracies = ", ".join(f"{name} {value:.4f}" for name, value in report["accuracy"].items())
         logger.info("%s seed %d: accuracy on %s after %.0f s", model.name, seed, accuracies, report["seconds"])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.attacks.base import AttackOutput, Budgeted, ExampleRng, Goal, Norm, Status
 from pipeline.attacks.losses import is_fooled
-from pipeline.deform import deformation_size, smooth, warp
+from pipeline.deform import deformation_size, image_gradient, smooth, warp
 from pipeline.fields import NonNegativeFloat, PositiveInt, PositiveOrInfinite, Range
 
 GOAL: Goal = "minimal"
@@ -156,7 +156,7 @@ def _smallest_step(model: nn.Module, images: Tensor, deformation: Tensor, candid
         sums = gaps.sum(0).unbind()
     finite = logits.isfinite().all(1)
     best, best_size = deformation, torch.full_like(finite, torch.inf, dtype=images.dtype)
-    slopes = _slopes(images.detach())
+    slopes = image_gradient(images.detach())
     for gap, total in zip(gaps.detach().unbind(1), sums, strict=True):
         (gradient,) = torch.autograd.grad(total, images, retain_graph=total is not sums[-1])
         finite &= gradient.flatten(1).isfinite().all(1)
@@ -177,9 +177,3 @@ def _minimum_norm_step(gap: Tensor, alpha: Tensor, sigma: float) -> Tensor:
     once = smooth(alpha, sigma)
     scale = -gap / once.square().sum((1, 2, 3))
     return scale[:, None, None, None] * smooth(once, sigma)
-
-
-def _slopes(images: Tensor) -> tuple[Tensor, Tensor]:
-    """∂y/∂x and ∂y/∂y, each (b, C, H, W): central differences, one-sided at the border."""
-    along_y, along_x = torch.gradient(images, dim=(-2, -1))
-    return along_x, along_y

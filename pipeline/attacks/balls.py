@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.attacks.base import ExampleRng
+
 BallNorm = Literal["linf", "l2"]
 
 
@@ -41,6 +43,16 @@ def steepest(gradient: Tensor, norm: BallNorm) -> Tensor:
     largest = gradient.abs().amax((1, 2, 3), keepdim=True)
     scaled = gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny)
     return scaled / lengths(scaled).clamp_min_(0.5)
+
+
+def random_point(inputs: Tensor, epsilon: float, norm: BallNorm, rng: ExampleRng, *, stream: int) -> Tensor:
+    """Points (B, C, H, W) of ball and box: ℓ∞ uniformly, ℓ2 on the sphere; others for each stream."""
+    shape = inputs.shape[1:]
+    if norm == "linf":
+        offsets = 2 * rng.uniform(shape, like=inputs, stream=stream) - 1
+    else:
+        offsets = steepest(rng.normal(shape, like=inputs, stream=stream), "l2")
+    return project(inputs + epsilon * offsets, inputs, epsilon, norm)
 
 
 def lengths(images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attacks.base import AttackOutput, Budgeted, ExampleRng, Goal, Norm, Status, affordable
-from pipeline.attacks.displacement import advance, ascent, step_length
+from pipeline.attacks.displacement import advance, ascent, random_fields, step_length
 from pipeline.attacks.losses import Plan, is_fooled, loss_at, objective, status_of, value, value_and_gradient
 from pipeline.deform import warp
 from pipeline.fields import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -82,7 +82,8 @@ def attack(
     for restart in range(config.restarts):
         rows = (unfooled & (status != Status.NON_FINITE)).nonzero().flatten()
         if restart > 0:
-            fields = _random_fields(inputs[rows], radius[rows], rng.subset(rows), restart, fold_free=config.fold_free)
+            rngs = rng.subset(rows)
+            fields = random_fields(inputs[rows], radius[rows], rngs, stream=restart, fold_free=config.fold_free)
             aims = others[:, restart % others.shape[1]] if targets is None else targets
         for step in range(steps + 1):
             if len(rows) == 0:
@@ -117,11 +118,3 @@ def attack(
             rows, fields, move = rows[moves], fields[moves], move[moves]
             fields = advance(fields, move, radius[rows], fold_free=config.fold_free)
     return AttackOutput(adv_inputs, deformation, n_forwards, n_backwards, status)
-
-
-def _random_fields(inputs: Tensor, radius: Tensor, rng: ExampleRng, restart: int, *, fold_free: bool) -> Tensor:
-    """Fields with every pixel anywhere in its disk, as far as they may not fold; others for each restart."""
-    zero = inputs.new_zeros(len(inputs), *inputs.shape[-2:], 2)
-    noise = rng.normal(zero.shape[1:], like=zero, stream=restart)
-    length = step_length(1.0, radius, fold_free=fold_free)[:, None, None, None]
-    return advance(zero, length * noise, radius, fold_free=fold_free)

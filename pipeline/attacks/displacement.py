@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from pipeline.attacks.base import ExampleRng
 from pipeline.deform import deformation_size, fold_free_scales, smooth, warp
 
 SIGHT = 0.5  # pixels that a pixel looks around; with 0, a third fewer images fall to half a pixel; 1 is weaker at 2
@@ -89,6 +90,14 @@ def advance(fields: Tensor, step: Tensor, radius: Tensor, *, fold_free: bool) ->
         return proposals
     shrunk = fields * _ratio(radius, deformation_size(fields))[:, None, None, None]
     return unfolded(within(shrunk, radius), proposals)
+
+
+def random_fields(inputs: Tensor, radius: Tensor, rng: ExampleRng, *, stream: int, fold_free: bool) -> Tensor:
+    """Fields (b, H, W, 2) with every pixel anywhere in its disk, as far as it may not fold; others for each stream."""
+    zero = inputs.new_zeros(len(inputs), *inputs.shape[-2:], 2)
+    noise = rng.normal(zero.shape[1:], like=zero, stream=stream)
+    length = step_length(1.0, radius, fold_free=fold_free)[:, None, None, None]
+    return advance(zero, length * noise, radius, fold_free=fold_free)
 
 
 def unfolded(fields: Tensor, proposals: Tensor) -> Tensor:

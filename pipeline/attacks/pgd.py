@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.balls import BallNorm, project, steepest
+from pipeline.attacks.balls import BallNorm, project, random_point, steepest
 from pipeline.attacks.base import AttackOutput, Budgeted, ExampleRng, Goal, Norm, Status, affordable
 from pipeline.attacks.losses import Plan, is_fooled, loss_at, objective, status_of, value, value_and_gradient
 from pipeline.fields import PositiveFloat, PositiveInt
@@ -77,7 +77,7 @@ def attack(
         rows = (unfooled & (status != Status.NON_FINITE)).nonzero().flatten()
         points = inputs[rows]
         if config.random_start:
-            points = _random_point(points, epsilon, config.norm, rng.subset(rows), restart)
+            points = random_point(points, epsilon, config.norm, rng.subset(rows), stream=restart)
         for step in range(steps + 1):
             if len(rows) == 0:
                 break
@@ -103,13 +103,3 @@ def attack(
             size = config.step_size * epsilon * (1 - step / steps)
             points = project(points + size * steepest(gradient, config.norm), inputs[rows], epsilon, config.norm)
     return AttackOutput(adv_inputs, None, n_forwards, n_backwards, status)
-
-
-def _random_point(inputs: Tensor, epsilon: float, norm: BallNorm, rng: ExampleRng, restart: int) -> Tensor:
-    """A point of the ball and the box, another one for each restart."""
-    shape = inputs.shape[1:]
-    if norm == "linf":
-        offsets = 2 * rng.uniform(shape, like=inputs, stream=restart) - 1
-    else:
-        offsets = steepest(rng.normal(shape, like=inputs, stream=restart), "l2")
-    return project(inputs + epsilon * offsets, inputs, epsilon, norm)

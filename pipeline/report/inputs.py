@@ -15,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from pipeline import components, statistics
-from pipeline.config import AttackEntry, Params
+from pipeline.config import Params
 from pipeline.datasets.base import read_card, read_split
 from pipeline.errors import UserError
 from pipeline.schema import validate
+from pipeline.settings import AttackEntry
 from pipeline.statistics import Estimate, Outcomes
 
 Images = dict[str, npt.NDArray[Any]]

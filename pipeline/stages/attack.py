@@ -9,10 +9,11 @@ from typing import Any
 from safetensors.torch import load_file
 
 from pipeline.attacking import AttackRun, Target, make_cell, write_attack
-from pipeline.config import Component, Params, load_params
+from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split, read_card, read_split
 from pipeline.errors import UserError
 from pipeline.files import atomic_directory, sha256
+from pipeline.settings import Component
 from pipeline.stages.common import CHECKPOINTS, DATA, RESULTS, is_first_rank, pick, run
 from pipeline.store import locked
 from pipeline.training import build

@@ -23,7 +23,7 @@ def main() -> None:
     with ExitStack() as stack:
         if is_first_rank():
             stack.enter_context(locked(f"train-{model.name}"))
-        trained = {seed: train(params, model, seed, splits, card) for seed in params.seeds}
+        trained = {seed: train(model, seed, splits, card, params.compute) for seed in params.seeds}
         if is_first_rank():
             with atomic_directory(CHECKPOINTS / model.name) as folder:
                 for seed, (weights, report) in trained.items():

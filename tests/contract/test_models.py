@@ -13,13 +13,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline import components
-from pipeline.config import Component, load_params, parse
+from pipeline.config import load_params, parse
 from pipeline.provenance import ROOT
+from pipeline.settings import Component
 from pipeline.training import build
 
 IN_SHAPE, N_CLASSES = (1, 28, 28), 10
 # Entries of kinds that params.yaml does not use, and of settings worth testing besides: {name: entry}.
 WITHOUT_ENTRY: dict[str, dict[str, Any]] = {
+    "mnist_a": {"kind": "adef_cnn", "preset": "mnist_a"},
+    "mnist_b": {"kind": "adef_cnn", "preset": "mnist_b"},
     "dopri5": {
         "kind": "neural_ode",
         "channels": 16,
@@ -40,7 +43,7 @@ KINDS = components.kinds("models")
 def from_table(name: str, entry: dict[str, Any]) -> Component:
     kind = entry["kind"]
     arguments = {key: value for key, value in entry.items() if key != "kind"}
-    return Component(name, kind, parse(components.load("models", kind).Config, arguments, name))
+    return Component("models", name, kind, parse(components.load("models", kind).Config, arguments, name))
 
 
 SHIPPED = list(load_params(ROOT / "params.yaml").models.values())

@@ -118,7 +118,7 @@ def keyed_modules(stage: str) -> list[str]:
     """What the stage's results are keyed by (``training_key``, ``make_cell``), over all components."""
     rooms: dict[str, tuple[components.Room, ...]] = {
         "data": ("datasets",),
-        "train": ("models",),
+        "train": ("models", "defences", "attacks"),
         "attack": ("models", "attacks"),
     }
     own = {"data": [], "train": ["pipeline.training"], "attack": ["pipeline.evaluate", "pipeline.judge_field"]}

@@ -1,0 +1,1 @@
+"""How a training loss is made to resist attacks, one file each; ``pipeline.defences.base`` says what each has."""
