@@ -11,6 +11,7 @@ from markupsafe import Markup
 from pipeline import components
 from pipeline.report import tables
 from pipeline.report.cautions import cautions
+from pipeline.report.deformations import alike_attack
 from pipeline.report.inputs import Benchmark
 from pipeline.report.pictures import Picture, Pictures
 from pipeline.report.style import inline, to_svg
@@ -48,6 +49,7 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         how_to_read=HOW_TO_READ,
         cautions=cautions(benchmark),
         pictures=pictures,
+        alike_attack=alike_attack(benchmark),
         architectures=tables.architectures(benchmark),
         areas=tables.areas(benchmark),
         sections=[_section(benchmark, pictures, attack) for attack in benchmark.params.attacks],

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from pipeline.files import write_text
-from pipeline.report import curves, examples
+from pipeline.report import curves, deformations, examples
 from pipeline.report.inputs import Benchmark, Result
 from pipeline.report.style import save_png, to_svg
 
@@ -38,17 +38,23 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """``curves`` by attack, ``examples`` by attack and architecture, ``comparisons`` one for each shared norm."""
+    """``curves`` by attack, ``examples`` by attack and architecture, ``comparisons`` one for each shared norm.
+
+    ``alike`` needs an attack on deformations, ``costs`` some that differ in their budgets alone.
+    """
 
     overview: Picture
     comparisons: tuple[Picture, ...]
+    alike: Picture | None
+    costs: Picture | None
     curves: dict[str, Picture]
     examples: dict[str, dict[str, Picture]]
 
     def all(self) -> list[Picture]:
         """In the order of the page."""
         examples = [picture for of_attack in self.examples.values() for picture in of_attack.values()]
-        return [self.overview, *self.comparisons, *self.curves.values(), *examples]
+        optional = [picture for picture in (self.alike, self.costs) if picture]
+        return [self.overview, *self.comparisons, *optional, *self.curves.values(), *examples]
 
 
 def draw(benchmark: Benchmark) -> Pictures:
@@ -70,6 +76,8 @@ def draw(benchmark: Benchmark) -> Pictures:
             )
             for norm, names in curves.shared_norms(benchmark).items()
         ),
+        alike=_alike(benchmark),
+        costs=_costs(benchmark),
         curves={
             name: Picture(
                 f"curve-{name}",
@@ -80,6 +88,24 @@ def draw(benchmark: Benchmark) -> Pictures:
         },
         examples={name: _examples(benchmark, benchmark.of_attack(name)) for name in attacks},
     )
+
+
+def _alike(benchmark: Benchmark) -> Picture | None:
+    attack = deformations.alike_attack(benchmark)
+    if attack is None:
+        return None
+    alt = (
+        f"Euclidean and largest change of the pixel values against the largest displacement, images fooled by {attack}."
+    )
+    return Picture("alike", deformations.alike(benchmark, attack), alt)
+
+
+def _costs(benchmark: Benchmark) -> Picture | None:
+    families = deformations.budget_families(benchmark)
+    if not families:
+        return None
+    alt = f"Share of images fooled against the budget of {', '.join(families)}, a panel per architecture and strength."
+    return Picture("success-against-budget", deformations.success_at_cost(benchmark), alt)
 
 
 def _examples(benchmark: Benchmark, results: list[Result]) -> dict[str, Picture]:

@@ -71,6 +71,8 @@ ATTACKS: dict[str, dict[str, Any]] = {
     },
 }
 
+ATTACKS |= {f"adef_{name}": ATTACKS["adef"] | {"budget": cost} for name, cost in (("cheap", 34), ("dear", 331))}
+
 MINIMAL_KINDS = {"adef", "lbfgs"}
 CLIMBING_KINDS = {"pgd"}
 N_EXAMPLES = 4

@@ -121,11 +121,17 @@ def keyed_modules(stage: str) -> list[str]:
         "train": ("models", "defences", "attacks"),
         "attack": ("models", "attacks"),
     }
-    own = {"data": [], "train": ["pipeline.training"], "attack": ["pipeline.evaluate", "pipeline.judge_field"]}
-    return own[stage] + [f"pipeline.{room}.{kind}" for room in rooms[stage] for kind in components.kinds(room)]
+    own = {
+        "train": ["pipeline.training"],
+        "attack": ["pipeline.evaluate", "pipeline.judge_field"],
+        "report": ["pipeline.stages.report"],
+        "publish": ["pipeline.stages.publish"],
+    }
+    kinds = [f"pipeline.{room}.{kind}" for room in rooms.get(stage, ()) for kind in components.kinds(room)]
+    return own.get(stage, []) + kinds
 
 
-@pytest.mark.parametrize("stage", ["data", "train", "attack"])
+@pytest.mark.parametrize("stage", ["data", "train", "attack", "report", "publish"])
 def test_dvc_starts_a_cell_when_the_code_of_its_results_is_edited(stage: str) -> None:
     """A file that the key hashes and that DVC does not watch leaves stale results standing."""
     entry = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]

@@ -18,6 +18,7 @@ from pipeline.config import load_params
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.report.cautions import cautions
+from pipeline.report.deformations import alike, alike_attack, budget_families, success_at_cost
 from pipeline.report.examples import FOOLED, examples
 from pipeline.report.inputs import Benchmark, read_benchmark
 from pipeline.report.summary import curves, metrics, summary
@@ -184,10 +185,42 @@ def test_every_link_and_reference_of_the_page_leads_somewhere(finished: Path) ->
 
 
 def test_every_picture_is_there_as_svg_and_png(finished: Path) -> None:
-    names = {"robust_accuracy", "attacks-linf", *(f"curve-{attack}" for attack in NAMES)}
+    names = {"robust_accuracy", "attacks-linf", "alike", *(f"curve-{attack}" for attack in NAMES)}
     names |= {f"examples-{attack}-{model}" for attack in NAMES for model in MODELS}
     files = {path.name for path in (finished / REPORTS / "figures").iterdir()}
     assert files == {f"{name}.{suffix}" for name in names for suffix in ("svg", "png")}
+
+
+def test_every_fooled_image_is_a_dot_of_the_picture_of_alike_images(finished: Path) -> None:
+    benchmark = read(finished)
+    assert alike_attack(benchmark) == "adef"
+    by_l2, by_linf = alike(benchmark, "adef").axes
+    for model, dots in zip(MODELS, by_l2.collections, strict=True):
+        sizes = fooling_sizes(model, "adef", SEEDS, N_IMAGES)
+        sizes = np.sort(sizes[sizes > 0])
+        offsets = np.asarray(dots.get_offsets())
+        np.testing.assert_allclose(np.sort(offsets[:, 0]), sizes)
+        np.testing.assert_allclose(offsets[:, 1], 5 * offsets[:, 0])
+    assert len(by_linf.lines) == 1  # the largest ball of fgsm and pgd
+    assert not by_l2.lines
+
+
+def test_success_is_drawn_against_the_budgets(tmp_path: Path) -> None:
+    names = ["fgsm", "adef", "adef_dear", "adef_cheap"]
+    write_benchmark(tmp_path, models=MODELS, attacks=names, seeds=SEEDS, n_images=N_IMAGES)
+    benchmark = read(tmp_path)
+    assert budget_families(benchmark) == {"adef": ["adef_cheap", "adef_dear"]}
+    strengths = ATTACKS["adef"]["epsilons"]
+    panels = iter(success_at_cost(benchmark).axes)
+    for strength in strengths:
+        for model in MODELS:
+            (line,) = next(panels).lines
+            assert np.asarray(line.get_xdata()).tolist() == [34, 331]
+            for name, share in zip(["adef_cheap", "adef_dear"], np.asarray(line.get_ydata()), strict=True):
+                sizes = fooling_sizes(model, name, SEEDS, N_IMAGES)
+                assert share == pytest.approx((sizes[sizes > 0] <= strength).mean())
+    run_stage(tmp_path)
+    assert (tmp_path / REPORTS / "figures/success-against-budget.png").is_file()
 
 
 def test_texts_are_escaped(small: Path) -> None:
