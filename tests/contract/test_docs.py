@@ -22,25 +22,21 @@ _LINK = re.compile(r"(!?)\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```$", flags=re.DOTALL | re.MULTILINE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """What stands below a heading of the second order."""
-
-    title: str
-    text: str
-
-    @property
-    def parameters(self) -> dict[str, tuple[str, str]]:
-        """Unit and meaning by name, from the table whose first column is in code."""
-        rows = re.findall(r"^\| `(\w+)` \| ([^|]*?) \| ([^|]*?) \|$", self.text, flags=re.MULTILINE)
-        return {name: (unit, meaning) for name, unit, meaning in rows}
-
-
 @cache
-def sections() -> dict[str, Section]:
-    """Those of docs/attacks.md by title."""
+def sections() -> dict[str, str]:
+    """What stands below each heading of the second order in docs/attacks.md."""
     _, *parts = re.split(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {title: Section(title, text) for title, text in zip(parts[::2], parts[1::2], strict=True)}
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def described(section: str) -> dict[str, tuple[str, str]]:
+    """Unit and meaning of each parameter: the rows of a section whose first column is in code."""
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*?) \| ([^|]*?) \|$", section, flags=re.MULTILINE)
+    return {name: (unit, meaning) for name, unit, meaning in rows}
+
+
+def parameters(kind: str) -> set[str]:
+    return {field.name for field in dataclasses.fields(components.load("attacks", kind).Config)}
 
 
 def targets(document: Path) -> list[str]:
@@ -79,25 +75,23 @@ def test_the_check_sees_broken_links(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_attack_has_a_section_with_formula_source_cost_failures_and_picture(kind: str) -> None:
     assert kind in sections(), f"docs/attacks.md lacks a section '## {kind}'"
-    text = sections()[kind].text
+    text = sections()[kind]
     for part in ("```math\n", "*Source:*", "*Cost:*", "*Known failures:*", f"](figures/attacks/{kind}.png)"):
         assert part in text, part
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_is_described_with_its_unit(kind: str) -> None:
-    described = sections()[kind].parameters
-    names = {field.name for field in dataclasses.fields(components.load("attacks", kind).Config)}
-    assert described.keys() == names - SHARED
-    assert all(unit and meaning for unit, meaning in described.values())
+    found = described(sections()[kind])
+    assert found.keys() == parameters(kind) - SHARED
+    assert all(unit and meaning for unit, meaning in found.values())
 
 
 def test_shared_parameters_are_described_in_the_introduction_for_all_who_have_them() -> None:
-    introduction = sections()["What they share"].text
+    introduction = sections()["What they share"]
     for name in SHARED:
         (paragraph,) = (part for part in introduction.split("\n\n") if part.startswith(f"**`{name}`**"))
-        fields = {kind: dataclasses.fields(components.load("attacks", kind).Config) for kind in KINDS}
-        having = {kind for kind in KINDS if name in {field.name for field in fields[kind]}}
+        having = {kind for kind in KINDS if name in parameters(kind)}
         assert {kind for kind in KINDS if f"`{kind}`" in paragraph} == having
 
 
