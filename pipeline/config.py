@@ -69,13 +69,15 @@ def _parse_params(raw: Any, path: Path) -> Params:
     train = parse(TrainConfig, sections["train"], at + "train")
     models = _named(sections["models"], at + "models", lambda n, v, w: _architecture(n, v, sections["train"], w))
     attacks = _named(sections["attacks"], at + "attacks", _attack)
+    evaluate = parse(EvaluateConfig, sections["evaluate"], at + "evaluate")
+    _check_coupling(models, evaluate.batch_coupled, at)
     return Params(
         dataset=_component("datasets", "dataset", sections["dataset"], at + "dataset"),
         models=models,
         train=train,
         seeds=_seeds(sections["seeds"], at + "seeds"),
         attacks=attacks,
-        evaluate=parse(EvaluateConfig, sections["evaluate"], at + "evaluate"),
+        evaluate=evaluate,
         compute=parse(ComputeConfig, sections["compute"], at + "compute"),
     )
 
@@ -102,6 +104,20 @@ def _architecture(name: str, raw: Any, train: dict[str, Any], where: str) -> Arc
     own = _mapping(entry.pop("train", {}), f"{where}.train")
     model = _component("models", name, entry, where)
     return Architecture(model.room, name, model.kind, model.config, parse(TrainConfig, train | own, f"{where}.train"))
+
+
+def _check_coupling(models: dict[str, Architecture], declared: tuple[str, ...], at: str) -> None:
+    """A model whose predictions depend on their batch has no accuracy of its own: it must be asked for by name."""
+    for name in declared:
+        if name not in models:
+            raise ParamsError(f"{at}evaluate.batch_coupled: {name!r} is no model; {components.nearest(name, models)}")
+    for name, model in models.items():
+        couples = getattr(components.load("models", model.kind), "couples_batch", None)
+        if couples and couples(model.config) and name not in declared:
+            raise ParamsError(
+                f"{at}models.{name}: an image's prediction depends on the others of its batch; let each sample control "
+                "its steps (solver: {control: sample}), or add the model to evaluate.batch_coupled"
+            )
 
 
 def _attack(name: str, raw: Any, where: str) -> AttackEntry:

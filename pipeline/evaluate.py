@@ -237,7 +237,7 @@ def judge(
     model.eval()  # whatever state the attack left it in
     inputs, labels, adv_inputs = examples.inputs, examples.labels, output.adv_inputs
     adv_logits = model(adv_inputs)
-    nfe = _nfe(model)
+    nfe, gave_up = (_last_pass(model, name, labels) for name in ("nfe", "solver_failed"))
     columns: dict[str, Tensor] = {
         "clean_pred": clean_logits.argmax(1),
         "adv_pred": adv_logits.argmax(1),
@@ -250,6 +250,7 @@ def judge(
         "n_backwards": output.n_backwards,
     } | _perturbation_sizes(inputs, adv_inputs)
     status = _overrule(status, ~_finite(clean_logits, adv_logits, adv_inputs), Status.NON_FINITE)
+    status = _overrule(status, gave_up > 0, Status.SOLVER_FAILED)
     if output.deformation is not None:
         field = importlib.import_module(FIELD_JUDGE).examine(inputs, adv_inputs, output.deformation)
         status = _overrule(status, ~field.pop("honest"), Status.BAD_OUTPUT)
@@ -260,7 +261,7 @@ def judge(
     columns["success"] = columns["clean_correct"] & fooled & columns["in_box"] & within & is_result
     values: dict[str, Any] = {name: column.tolist() for name, column in columns.items()}
     no_field = dict.fromkeys(("size_deformation", "folded_share", "max_gradient"), float("nan"))
-    return no_field | values | {"nfe": nfe, "status": [Status(code).name.lower() for code in status.tolist()]}
+    return no_field | values | {"nfe": nfe.tolist(), "status": [Status(code).name.lower() for code in status.tolist()]}
 
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -299,6 +300,7 @@ def _within(columns: dict[str, Tensor], cell: Cell, epsilon: float | None) -> Te
     return allowed
 
 
-def _nfe(model: nn.Module) -> int:
-    """Vector-field evaluations of the model's last forward pass; 0 without an ODE."""
-    return sum(int(getattr(module, "nfe", 0)) for module in model.modules())
+def _last_pass(model: nn.Module, name: str, labels: Tensor) -> Tensor:
+    """What the modules noted of each image (B,) in the last forward pass, summed; 0 where none notes it."""
+    noted = [getattr(module, name) for module in model.modules() if hasattr(module, name)]
+    return sum((values.to(labels) for values in noted), torch.zeros_like(labels))

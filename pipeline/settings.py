@@ -106,11 +106,13 @@ class EvaluateConfig:
         seed: base seed of all attack randomness.
         chunk_size: examples attacked together; the unit of work and of resuming.
         n_examples: adversarial images of the first n examples are kept beside the rows.
+        batch_coupled: models whose predictions may depend on the other images of the batch; all others must not.
     """
 
     seed: NonNegativeInt
     chunk_size: PositiveInt
     n_examples: NonNegativeInt
+    batch_coupled: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

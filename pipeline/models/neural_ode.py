@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.models.base import BlockConfig, assemble
 from pipeline.models.vector_field import TimeField
-from pipeline.ode import SolverConfig, solve
+from pipeline.ode import SolverConfig, SolverStatus, solve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,19 +18,30 @@ class Config(BlockConfig):
     solver: SolverConfig
 
 
+def couples_batch(config: Config) -> bool:
+    """Whether an image's logits depend on the other images of its batch."""
+    return config.solver.couples_batch
+
+
 class OdeBlock(nn.Module):
-    """z(0) to z(1), shape-preserving. ``nfe`` is the number of field evaluations of the last forward pass."""
+    """z(0) to z(1), shape-preserving.
+
+    ``nfe`` (B,) and ``solver_failed`` (B,) say of the last forward pass how often each image's field was evaluated and
+    whether its solver gave up.
+    """
+
+    nfe: Tensor
+    solver_failed: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.field = TimeField(config)
         self.solver = config.solver
-        self.nfe = 0
 
     def forward(self, z: Tensor) -> Tensor:
         field, parameters = self.field.bind(z)
         solution = solve(field, z, t0=0.0, t1=1.0, config=self.solver, parameters=parameters)
-        self.nfe = solution.nfe
+        self.nfe, self.solver_failed = solution.nfe, solution.status != SolverStatus.OK
         return solution.z1
 
 

@@ -13,25 +13,41 @@ from torch import Tensor, nn
 from pipeline.models import euler_net, neural_ode
 from pipeline.models.base import BlockConfig
 from pipeline.models.vector_field import TimeConv2d, TimeField
-from pipeline.ode import Solution, SolverConfig, solve
-from pipeline.ode.solve import SolverStatus
+from pipeline.ode import Solution, SolverConfig, SolverStatus, solve
+from pipeline.ode.solve import CONTROLLED_BY
 
-Method = Literal["euler", "midpoint", "rk4"]
-ORDERS: dict[Method, int] = {"euler": 1, "midpoint": 2, "rk4": 4}
+Method = Literal["euler", "midpoint", "rk4", "explicit_adams"]
+Gradient = Literal["backprop", "adjoint"]
+ORDERS: dict[Method, int] = {"euler": 1, "midpoint": 2, "rk4": 4, "explicit_adams": 4}
 STAGES: dict[Method, int] = {"euler": 1, "midpoint": 2, "rk4": 4}
 MATRIX = torch.tensor([[-0.5, 2.0, 0.3], [-2.0, -0.5, 0.1], [0.2, 0.4, 0.7]], dtype=torch.float64)
 
 
-def fixed(method: Method, steps: int, gradient: Literal["backprop", "adjoint"] = "backprop") -> SolverConfig:
-    return SolverConfig(method=method, steps=steps, rtol=None, atol=None, max_steps=None, gradient=gradient)
+def fixed(method: Method, steps: int, gradient: Gradient = "backprop") -> SolverConfig:
+    return SolverConfig(method=method, steps=steps, gradient=gradient)
 
 
 def adaptive(
-    tolerance: float, *, max_steps: int = 1000, gradient: Literal["backprop", "adjoint"] = "backprop"
+    tolerance: float,
+    *,
+    method: Literal["dopri5", "tsit5"] = "dopri5",
+    control: Literal["batch", "sample"] = "batch",
+    max_steps: int = 1000,
+    gradient: Gradient = "backprop",
 ) -> SolverConfig:
     return SolverConfig(
-        method="dopri5", steps=None, rtol=tolerance, atol=tolerance, max_steps=max_steps, gradient=gradient
+        method=method, rtol=tolerance, atol=tolerance, max_steps=max_steps, control=control, gradient=gradient
     )
+
+
+ADAPTIVE: dict[str, Any] = {
+    f"{method}-{control}": {"method": method, "control": control}
+    for method, controls in CONTROLLED_BY.items()
+    for control in controls
+}
+every_adaptive = pytest.mark.parametrize("which", ADAPTIVE.values(), ids=ADAPTIVE.keys())
+PER_SAMPLE: list[Any] = [which for which in ADAPTIVE.values() if which["control"] == "sample"]
+every_per_sample = pytest.mark.parametrize("which", PER_SAMPLE, ids=lambda which: which["method"])
 
 
 def linear(_t: Tensor, z: Tensor) -> Tensor:
@@ -67,17 +83,22 @@ def test_convergence_order_when_the_field_depends_on_time(method: Method) -> Non
         z1 = solve(lambda t, z: z * t.cos(), z0, t0=0.5, t1=2.0, config=config, parameters=()).z1
         return float((z1 - exact).norm())
 
-    errors = error(16), error(32)
+    errors = error(128), error(256)
     assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDERS[method], abs=0.2)
 
 
-@pytest.mark.parametrize("method", ORDERS)
+@pytest.mark.parametrize("method", STAGES)
 @pytest.mark.parametrize("steps", [1, 4, 7])
 def test_nfe_is_exact(method: Method, steps: int) -> None:
-    assert solve_linear(fixed(method, steps), states()).nfe == STAGES[method] * steps
+    solution = solve_linear(fixed(method, steps), states())
+    assert solution.nfe.tolist() == [STAGES[method] * steps] * 5
+    assert solution.accepted.tolist() == [steps] * 5
+    assert not solution.rejected.any()
 
 
-def test_nfe_counts_every_evaluation_of_an_adaptive_solve() -> None:
+@every_adaptive
+def test_nfe_counts_every_evaluation_of_an_adaptive_solve(which: Any) -> None:
+    """Of the batch; a sample that controls its own steps is evaluated until the last one has arrived."""
     calls = 0
 
     def counted(t: Tensor, z: Tensor) -> Tensor:
@@ -85,21 +106,37 @@ def test_nfe_counts_every_evaluation_of_an_adaptive_solve() -> None:
         calls += 1
         return linear(t, z)
 
-    solution = solve(counted, states(), t0=0.0, t1=1.0, config=adaptive(1e-6), parameters=())
-    assert solution.nfe == calls > 6
+    solution = solve(counted, states(), t0=0.0, t1=1.0, config=adaptive(1e-6, **which), parameters=())
+    assert solution.nfe.max() == calls > 6
+    assert (solution.accepted > 1).all()
 
 
-@pytest.mark.parametrize("config", [fixed("rk4", 64), adaptive(1e-9)], ids=["rk4", "dopri5"])
+@every_adaptive
+def test_rejected_steps_are_counted(which: Any) -> None:
+    """A field that turns sharp half-way: steps that were right before it are wrong there."""
+
+    def bend(t: Tensor, z: Tensor) -> Tensor:
+        return z * torch.tanh(200 * (t - 0.5)) * 10
+
+    solution = solve(bend, states(), t0=0.0, t1=1.0, config=adaptive(1e-6, **which), parameters=())
+    assert (solution.rejected > 0).all()
+    assert torch.equal(solution.nfe, 6 * (solution.accepted + solution.rejected) + 2)
+
+
+@pytest.mark.parametrize(
+    "config", [fixed("rk4", 64), *(adaptive(1e-9, **which) for which in ADAPTIVE.values())], ids=["rk4", *ADAPTIVE]
+)
 def test_backwards_in_time_undoes_forwards(config: SolverConfig) -> None:
     z0 = states()
     there = solve_linear(config, z0).z1
     torch.testing.assert_close(solve_linear(config, there, t0=1.0, t1=0.0).z1, z0, rtol=0, atol=1e-6)
 
 
+@every_adaptive
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-7])
-def test_an_adaptive_solve_keeps_its_tolerance(tolerance: float) -> None:
+def test_an_adaptive_solve_keeps_its_tolerance(tolerance: float, which: Any) -> None:
     z0 = states()
-    error = (solve_linear(adaptive(tolerance), z0).z1 - z0 @ torch.linalg.matrix_exp(MATRIX).T).abs().max()
+    error = (solve_linear(adaptive(tolerance, **which), z0).z1 - z0 @ torch.linalg.matrix_exp(MATRIX).T).abs().max()
     assert error < 20 * tolerance
 
 
@@ -108,6 +145,64 @@ def test_fixed_steps_do_not_couple_the_batch() -> None:
     whole = solve_linear(fixed("rk4", 4), z0).z1
     alone = torch.cat([solve_linear(fixed("rk4", 4), z0[i : i + 1]).z1 for i in range(5)])
     torch.testing.assert_close(whole, alone, rtol=0, atol=1e-14)
+
+
+def spread_states() -> Tensor:
+    """Five states of very different sizes: what one finds easy another finds hard."""
+    return states() * torch.logspace(-2, 2, 5, dtype=torch.float64)[:, None]
+
+
+@every_per_sample
+def test_samples_that_control_their_steps_do_not_know_each_other(which: Any) -> None:
+    config, z0 = adaptive(1e-3, **which), spread_states()
+    whole = solve(cubic, z0, t0=0.0, t1=1.0, config=config, parameters=())
+    assert len(set(whole.nfe.tolist())) > 2
+    for i in range(5):
+        alone = solve(cubic, z0[i : i + 1], t0=0.0, t1=1.0, config=config, parameters=())
+        torch.testing.assert_close(alone.z1[0], whole.z1[i], rtol=0, atol=1e-12)
+        for name in ("nfe", "accepted", "rejected", "status"):
+            assert getattr(alone, name)[0] == getattr(whole, name)[i], name
+
+
+def test_steps_of_the_batch_couple_it() -> None:
+    """What the two tests above would show if it went unnoticed."""
+    config, z0 = adaptive(1e-3), spread_states()
+    z0 = z0.flip(0) / 100 + 1
+    whole = solve(cubic, z0, t0=0.0, t1=1.0, config=config, parameters=())
+    alone = solve(cubic, z0[:1], t0=0.0, t1=1.0, config=config, parameters=())
+    assert (alone.z1[0] - whole.z1[0]).abs().max() > 1e-9
+    assert not torch.equal(alone.nfe, whole.nfe[:1])
+    assert config.couples_batch
+
+
+@every_per_sample
+def test_a_sample_that_fails_takes_no_other_with_it(which: Any) -> None:
+    config = adaptive(1e-6, **which, max_steps=30)
+    z0 = states()
+    rates = torch.tensor([1.0, 300.0, 1.0, 300.0, 2.0], dtype=torch.float64)
+
+    start = z0.clone().requires_grad_()
+    # Rows are told apart by a state that never changes, whatever batch they are solved in.
+    start_rates = torch.cat((start[:, :2], rates[:, None]), dim=1)
+
+    def by_state(_t: Tensor, z: Tensor) -> Tensor:
+        return torch.stack((-z[:, 1] * z[:, 2], z[:, 0] * z[:, 2], z[:, 2] * 0), dim=1)
+
+    solution = solve(by_state, start_rates, t0=0.0, t1=1.0, config=config, parameters=())
+    assert solution.status.tolist() == [0, SolverStatus.STEP_LIMIT, 0, SolverStatus.STEP_LIMIT, 0]
+    assert solution.z1.isfinite().all(1).tolist() == [True, False, True, False, True]
+    good = torch.tensor([0, 2, 4])
+    alone = solve(by_state, start_rates[good], t0=0.0, t1=1.0, config=config, parameters=())
+    torch.testing.assert_close(solution.z1[good], alone.z1)
+    assert torch.equal(solution.nfe[good], alone.nfe)
+    (gradient,) = torch.autograd.grad(solution.z1[good].sum(), start)
+    assert gradient[good].isfinite().all()
+    assert gradient[good].any()
+
+
+def cubic(_t: Tensor, z: Tensor) -> Tensor:
+    """dz/dt = −z³: the larger the state, the stiffer."""
+    return -(z**3)
 
 
 # Gradients, on a smooth field with parameters.
@@ -156,9 +251,14 @@ def finite_differences(config: SolverConfig, *, h: float = 1e-6) -> list[Tensor]
 
 @pytest.mark.parametrize(
     ("config", "tolerance"),
-    # An adaptive solve is differentiated with its steps held fixed: right to its tolerance only.
-    [(fixed("euler", 3), 1e-7), (fixed("rk4", 3), 1e-7), (adaptive(1e-9), 1e-6)],
-    ids=["euler", "rk4", "dopri5"],
+    # torchdiffeq differentiates an adaptive solve with its steps held fixed: right to its tolerance only.
+    [
+        *((fixed(method, 3), 1e-7) for method in ORDERS),
+        (adaptive(1e-9), 1e-6),
+        # Loose: the steps' own dependence on the state is in the gradient.
+        *((adaptive(1e-2, **which), 1e-6) for which in PER_SAMPLE),
+    ],
+    ids=[*ORDERS, "dopri5", *(f"{which['method']}-sample" for which in PER_SAMPLE)],
 )
 def test_backprop_is_the_derivative_of_the_discrete_solve(config: SolverConfig, tolerance: float) -> None:
     for gradient, expected in zip(gradients(config), finite_differences(config), strict=True):
@@ -187,17 +287,19 @@ def test_adjoint_gradient_of_coarse_steps_differs() -> None:
 # Failures are statuses.
 
 
-def test_too_many_steps_end_with_a_status_and_nan() -> None:
-    solution = solve_linear(adaptive(1e-12, max_steps=2), states())
-    assert solution.status == SolverStatus.STEP_LIMIT
+@every_adaptive
+def test_too_many_steps_end_with_a_status_and_nan(which: Any) -> None:
+    solution = solve_linear(adaptive(1e-12, max_steps=2, **which), states())
+    assert solution.status.tolist() == [SolverStatus.STEP_LIMIT] * 5
     assert solution.z1.shape == (5, 3)
     assert solution.z1.isnan().all()
-    assert solution.nfe > 0
+    assert (solution.nfe > 0).all()
 
 
-def test_a_field_that_is_not_finite_ends_an_adaptive_solve_with_a_status() -> None:
-    solution = solve(lambda _t, z: z / 0, states(), t0=0.0, t1=1.0, config=adaptive(1e-6), parameters=())
-    assert solution.status == SolverStatus.NON_FINITE
+@every_adaptive
+def test_a_field_that_is_not_finite_ends_an_adaptive_solve_with_a_status(which: Any) -> None:
+    solution = solve(lambda _t, z: z / 0, states(), t0=0.0, t1=1.0, config=adaptive(1e-6, **which), parameters=())
+    assert solution.status.tolist() == [SolverStatus.NON_FINITE] * 5
     assert solution.z1.isnan().all()
 
 
@@ -208,21 +310,33 @@ def test_a_state_that_is_not_finite_spoils_no_other_at_fixed_steps() -> None:
     assert z1.isfinite().all(1).tolist() == [True, True, False, True, True]
 
 
-def test_a_failed_solve_can_be_differentiated() -> None:
+@every_adaptive
+def test_a_failed_solve_can_be_differentiated(which: Any) -> None:
     """Attacks ask for a gradient of whatever comes back; NaN is an answer, an exception is a crash."""
     z0 = states().requires_grad_()
-    z1 = solve_linear(adaptive(1e-12, max_steps=2), z0).z1
+    z1 = solve_linear(adaptive(1e-12, max_steps=2, **which), z0).z1
     (gradient,) = torch.autograd.grad(z1.sum(), z0)
     assert gradient.isnan().all()
 
 
+DOPRI5 = {"method": "dopri5", "steps": None, "rtol": 1e-3, "atol": 1e-3, "max_steps": 9}
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [{"steps": None}, {"rtol": 0.1}, {"method": "dopri5"}, {"method": "dopri5", "steps": None, "rtol": 1e-3}],
+    ("changes", "message"),
+    [
+        ({"steps": None}, "steps: needed by rk4"),
+        ({"rtol": 0.1}, "rtol: must be null for rk4"),
+        ({"control": "sample"}, "control: must be null for rk4"),
+        ({"method": "dopri5"}, "steps: must be null for dopri5"),
+        (DOPRI5, "control: needed by dopri5"),
+        (DOPRI5 | {"method": "tsit5", "control": "batch"}, "control: for tsit5 it must be sample"),
+        (DOPRI5 | {"control": "sample", "gradient": "adjoint"}, "gradient: must be backprop"),
+    ],
 )
-def test_a_config_that_leaves_something_open_is_refused(changes: dict[str, Any]) -> None:
-    arguments = {"method": "rk4", "steps": 4, "rtol": None, "atol": None, "max_steps": None, "gradient": "backprop"}
-    with pytest.raises(ValueError, match=r"^(steps|rtol|atol|max_steps): (needed by|must be null for) "):
+def test_a_config_that_leaves_something_open_is_refused(changes: dict[str, Any], message: str) -> None:
+    arguments = {"method": "rk4", "steps": 4, "gradient": "backprop"}
+    with pytest.raises(ValueError, match=f"^{message}"):
         SolverConfig(**arguments | changes)  # type: ignore[arg-type]
 
 

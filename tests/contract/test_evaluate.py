@@ -196,6 +196,19 @@ def test_logits_that_are_not_finite(judged: Judge) -> None:
     check_no_success(judged(honest, model=Breaks()).rows, Status.NON_FINITE)
 
 
+def test_a_solver_that_gives_up_is_no_robustness(judged: Judge) -> None:
+    class GivesUp(Brightness):
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.nfe = torch.arange(len(inputs))
+            self.solver_failed = self.nfe == 2
+            return super().forward(inputs)
+
+    rows = judged(honest, model=GivesUp()).rows
+    assert rows["status"].tolist() == ["ok", "ok", "solver_failed", "ok"]
+    assert rows["success"].tolist() == [True, True, False, True]
+    assert rows["nfe"].tolist() == [0, 1, 2, 3]
+
+
 # Lies about the rest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,16 @@ WITHOUT_ENTRY: dict[str, dict[str, Any]] = {
         "groups": 4,
         "solver": {
             "method": "dopri5",
-            "steps": None,
             "rtol": 1e-3,
             "atol": 1e-3,
             "max_steps": 1000,
+            "control": "batch",
             "gradient": "adjoint",
         },
     },
 }
+WITHOUT_ENTRY["adaptive"] = copy.deepcopy(WITHOUT_ENTRY["dopri5"])
+WITHOUT_ENTRY["adaptive"]["solver"] |= {"method": "tsit5", "control": "sample", "gradient": "backprop"}
 KINDS = components.kinds("models")
 
 
@@ -111,7 +114,12 @@ def test_gradients_reach_every_parameter_and_the_inputs(model: Component) -> Non
         assert tensor.grad.any(), name
 
 
-@pytest.mark.parametrize("model", SHIPPED, ids=lambda model: model.name)
+def couples_batch(model: Component) -> bool:
+    declares = getattr(components.load("models", model.kind), "couples_batch", None)
+    return bool(declares and declares(model.config))
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if not couples_batch(m)], ids=lambda model: model.name)
 def test_an_image_does_not_depend_on_its_batch(model: Component) -> None:
     net, inputs = net_of(model).eval(), images(17)
     with torch.no_grad():
@@ -120,6 +128,29 @@ def test_an_image_does_not_depend_on_its_batch(model: Component) -> None:
         brighter = net(torch.cat((inputs[:1], torch.ones(16, *IN_SHAPE))))
     torch.testing.assert_close(alone, whole, rtol=0, atol=1e-5)
     torch.testing.assert_close(brighter[0], whole[0], rtol=0, atol=1e-5)
+
+
+def test_steps_of_the_batch_couple_it() -> None:
+    """The test above can fail: batch-controlled steps at a loose tolerance break it."""
+    (model,) = (m for m in MODELS if couples_batch(m))
+    net = net_of(model).double().eval()
+    with torch.no_grad():
+        for parameter in net[1].parameters():  # type: ignore[index]
+            parameter.mul_(3)  # a field with something to resolve
+        inputs = images(17).double()
+        whole, alone = net(inputs), torch.cat([net(inputs[i : i + 1]) for i in range(len(inputs))])
+    assert (alone - whole).abs().max() > 1e-5
+
+
+def test_solvers_say_of_each_image_what_they_did() -> None:
+    model = next(m for m in MODELS if m.name == "adaptive")
+    net = net_of(model).eval()
+    with torch.no_grad():
+        net(images(5))
+    block = net[1]  # type: ignore[index]
+    assert block.nfe.shape == block.solver_failed.shape == (5,)
+    assert (block.nfe > 0).all()
+    assert not block.solver_failed.any()
 
 
 @every_model

@@ -21,7 +21,7 @@ from pipeline.ode import SolverConfig
 from tests.equivalence import adef_oracle
 
 PAPER: dict[str, Any] = {"candidates": 9, "sigma": 0.5, "max_iter": 100, "max_norm": math.inf, "overshoot": 1.2}
-RK4 = SolverConfig(method="rk4", steps=1, rtol=None, atol=None, max_steps=None, gradient="backprop")
+RK4 = SolverConfig(method="rk4", steps=1, gradient="backprop")
 TRAINED_ON = 800
 SHAPE: dict[str, Any] = {"in_shape": (1, 28, 28), "n_classes": 10}
 BUILD: dict[str, Callable[[], nn.Module]] = {

@@ -32,7 +32,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "kind": "neural_ode",
         "channels": 32,
         "groups": 8,
-        "solver": {"method": "rk4", "steps": 4, "rtol": None, "atol": None, "max_steps": None, "gradient": "backprop"},
+        "solver": {"method": "rk4", "steps": 4, "gradient": "backprop"},
     },
 }
 
@@ -155,7 +155,7 @@ def write_params(
         },
         "seeds": list(seeds),
         "attacks": {name: ATTACKS[name] | {"n_images": n_images} for name in attacks},
-        "evaluate": {"seed": 0, "chunk_size": 100, "n_examples": N_EXAMPLES},
+        "evaluate": {"seed": 0, "chunk_size": 100, "n_examples": N_EXAMPLES, "batch_coupled": []},
         "compute": {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"},
     }
     with (root / "params.yaml").open("w", encoding="utf-8") as file:

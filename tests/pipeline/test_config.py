@@ -36,9 +36,6 @@ BASE: dict[str, Any] = {
             "solver": {
                 "method": "rk4",
                 "steps": 4,
-                "rtol": None,
-                "atol": None,
-                "max_steps": None,
                 "gradient": "backprop",
             },
         },
@@ -54,9 +51,12 @@ BASE: dict[str, Any] = {
     },
     "seeds": [0, 1],
     "attacks": {"fgsm": {"kind": "fgsm", "norm": "linf", "n_images": 20, "epsilons": [0.1, 0.2]}},
-    "evaluate": {"seed": 0, "chunk_size": 10, "n_examples": 2},
+    "evaluate": {"seed": 0, "chunk_size": 10, "n_examples": 2, "batch_coupled": []},
     "compute": {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"},
 }
+
+
+COUPLED = {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3, "max_steps": 99, "control": "batch", "gradient": "backprop"}
 
 
 def parsed(raw: Any) -> Params:
@@ -139,7 +139,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "missing section": (without("seeds"), ["missing key seeds"]),
     "unknown key": (changed("train.epoch", 3), ["train: unknown key 'epoch'", "did you mean 'epochs'?"]),
     "missing key": (without("train.epochs"), ["train: missing key epochs"]),
-    "missing keys": (changed("evaluate", {"seed": 0}), ["evaluate: missing keys chunk_size, n_examples"]),
+    "missing keys": (
+        changed("evaluate", {"seed": 0}),
+        ["evaluate: missing keys batch_coupled, chunk_size, n_examples"],
+    ),
     "missing kind": (without("models.resnet.kind"), ["models.resnet: missing key 'kind'", "resnet"]),
     "missing n_images": (without("attacks.fgsm.n_images"), ["attacks.fgsm", "n_images"]),
     "missing component key": (without("models.resnet.blocks"), ["models.resnet: missing key blocks"]),
@@ -212,6 +215,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "name that is a number": (changed("models", {50: BASE["models"]["resnet"]}), ["models: 50 is no name"]),
     "name that climbs": (changed("models", {"../x": BASE["models"]["resnet"]}), ["models: '../x' is no name"]),
     "groups that do not divide": (changed("models.resnet.groups", 5), ["models.resnet.groups", "divide channels (16)"]),
+    "solver that couples the batch": (
+        changed("models.neural_ode.solver", COUPLED),
+        ["models.neural_ode: an image's prediction depends on the others", "evaluate.batch_coupled"],
+    ),
+    "coupling of a model that is not there": (
+        changed("evaluate.batch_coupled", ["neural_od"]),
+        ["evaluate.batch_coupled: 'neural_od' is no model; did you mean 'neural_ode'?"],
+    ),
     "solver without steps": (
         changed("models.neural_ode.solver.steps", None),
         ["models.neural_ode.solver.steps: needed by rk4"],
@@ -231,6 +242,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "whole file a list": ([], ["must be a mapping"]),  # type: ignore[dict-item]
     "whole file empty": (None, ["must be a mapping"]),  # type: ignore[dict-item]
 }
+
+
+def test_a_solver_that_couples_the_batch_can_be_declared() -> None:
+    raw = changed("models.neural_ode.solver", COUPLED)
+    raw["evaluate"] = raw["evaluate"] | {"batch_coupled": ["neural_ode"]}
+    assert parsed(raw).evaluate.batch_coupled == ("neural_ode",)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
