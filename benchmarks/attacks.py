@@ -1,125 +1,137 @@
-"""Images per second of every attack of params.yaml, against its floor and, where there is one, a peer.
+"""Images per second of the attacks, against their floor and their peers.
 
 The floor of an attack is what it must at least spend: its own forward and backward passes, in the batch sizes in which
-it made them, timed bare. Peers run in the same process, in turns with the attack. Nets are untrained but for a few
-steps: speed does not depend on how well they classify, and nothing here says anything of robustness.
+it made them, timed bare (``benchmarks.passes``). Peers run in the same process, in turns with the attack, and so do the
+floors; a ratio is the median of the rounds' ratios. Beside the speed stand the passes that an image cost and, for
+minimal attacks, the size found: an attack may be fast because it stops early.
+
+Nets are trained for a few seconds only, and the labels are their own predictions, so that every image has to be
+attacked. Nothing here says anything of robustness; ``benchmarks.strength`` compares the attacks' strength.
 """
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from statistics import median
 
-import eagerpy
-import foolbox
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import in_turns
+from benchmarks.cases import ALL_STEPS, Case, all_cases, peers_of
+from benchmarks.passes import Recorder, floor
+from benchmarks.targets import Target
+from benchmarks.timing import in_turns, ratio
 from pipeline import components
-from pipeline.attacks.base import ExampleRng
-from pipeline.config import AttackEntry, Params, load_params
+from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split
+from pipeline.deform import deformation_size
 from pipeline.training import build
 
 MODELS = ("resnet", "neural_ode")
-BATCH = {"budget": 200, "minimal": 50}
-REPEATS = 3
-TRAINING_STEPS = 60
+LONG = 4.0  # seconds from which on an attack is timed twice and not three times
+TRAINING_STEPS, LEARNING_RATE = 100, 6e-3
 
-
-class Recorder(nn.Module):
-    """A model that notes the batch size of every forward and whether it was differentiated."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.passes: list[list[int]] = []  # [batch, backwards], in order
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.model(inputs)
-        entry = [len(inputs), 0]
-        self.passes.append(entry)
-        if logits.requires_grad:
-            logits.register_hook(lambda _: entry.__setitem__(1, entry[1] + 1))  # type: ignore[no-untyped-call]
-        return logits
+OVERHEAD = {"pgd": Target("≤", 1.15), "adef": Target("≤", 1.3)}  # time in units of the floor's
+SCIPY = {"resnet": Target("≥", 5), "neural_ode": Target("≥", 10)}  # times SciPy's images per second
+PGD = Target("≥", 1)  # times Foolbox's images per second, where both make all steps
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table and, below it, what must be reached."""
     warnings.filterwarnings("ignore")
     params = load_params()
     split = components.load("datasets", params.dataset.kind).load(params.dataset.config).splits["test"]
-    print(f"batch {BATCH}, {torch.get_num_threads()} threads, median of {REPEATS}\n")
-    print("| model | attack | images/s | time / floor | time / peer | peer |")
-    print("| --- | --- | ---: | ---: | ---: | --- |")
+    print(f"{torch.get_num_threads()} threads; sizes are ℓ2 or, of deformations, pixels\n")
+    print(
+        "| model | attack | by | images | images/s | forwards + backwards per image | time / floor "
+        "| ours is faster | median size (ours on the same images) |"
+    )
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    verdicts: list[str] = []
     for name in (name for name in MODELS if name in params.models):
         model = _somewhat_trained(params, name, split)
-        for attack in params.attacks.values():
-            if attack.kind != "gaussian":  # spends no evaluation: there is no floor
-                print(_line(name, model, attack, split), flush=True)
+        for case in all_cases(params):
+            verdicts += _measure(name, model, case, split.inputs[: case.batch])
+    print("\nmust reach:\n")
+    print("\n".join(verdicts))
 
 
 def _somewhat_trained(params: Params, name: str, split: Split) -> nn.Module:
     """Trained just enough that attacks do not end at once."""
     net = build(params.models[name], in_shape=split.in_shape, n_classes=10, seed=0)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=TRAINING_STEPS)
     for step in range(TRAINING_STEPS):
-        rows = torch.arange(64) + 64 * step
-        loss = F.cross_entropy(net(split.inputs[rows % len(split.labels)]), split.labels[rows % len(split.labels)])
+        rows = (torch.arange(64) + 64 * step) % len(split.labels)
+        loss = F.cross_entropy(net(split.inputs[rows]), split.labels[rows])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        schedule.step()
     return net.eval().requires_grad_(False)
 
 
-def _line(model_name: str, model: nn.Module, attack: AttackEntry, split: Split) -> str:
-    component = components.load("attacks", attack.kind)
-    n = BATCH[component.GOAL]
-    inputs, labels = split.inputs[:n], split.labels[:n]
-    rng = ExampleRng.for_examples(range(n), seed=0, dataset="benchmark", attack=attack.name)
-    epsilon = None if component.GOAL == "minimal" else attack.epsilons[len(attack.epsilons) // 2]
+def _measure(model_name: str, model: nn.Module, case: Case, inputs: Tensor) -> list[str]:
+    """Print the rows of an attack and its peers; what must be reached, a line each."""
+    with torch.no_grad():
+        labels = model(inputs).argmax(1)
+    recorder, started = Recorder(model), time.perf_counter()
+    output = case.run(recorder, inputs, labels)
+    rounds = 2 if time.perf_counter() - started > LONG else 3
+    sizes = _sizes(case, model, inputs, labels, output.adv_inputs, output.deformation)
+    tasks: dict[str, Callable[[], object]] = {
+        "ours": partial(case.run, model, inputs, labels),
+        "floor": partial(floor, model, inputs, recorder.passes),
+    }
+    peers: dict[str, tuple[int, str, str]] = {}  # images, passes, median size
+    for name, (peer, n) in peers_of(case).items():
+        tasks[name] = partial(peer, model, inputs[:n], labels[:n])
+        looked_at = Recorder(model)
+        found = _sizes(case, model, inputs[:n], labels[:n], peer(looked_at, inputs[:n], labels[:n]), None)
+        peers[name] = n, looked_at.per_image(n), _median(found, sizes)
 
-    def run(target: nn.Module = model) -> None:
-        component.attack(target, inputs, labels, targets=None, epsilon=epsilon, config=attack.config, rng=rng)
-
-    recorder = Recorder(model)
-    run(recorder)
-    tasks: dict[str, Callable[[], object]] = {"attack": run, "floor": lambda: _floor(model, inputs, recorder.passes)}
-    peer = _peer(attack, model, inputs, labels, epsilon)
-    if peer is not None:
-        tasks["peer"] = peer
-    seconds = in_turns(tasks, repeats=REPEATS)
-    ratio = f"{seconds['attack'] / seconds['peer']:.2f}" if peer else "–"
-    return (
-        f"| {model_name} | {attack.name} | {n / seconds['attack']:.0f} | {seconds['attack'] / seconds['floor']:.2f} "
-        f"| {ratio} | {'Foolbox' if peer else '–'} |"
-    )
-
-
-def _floor(model: nn.Module, inputs: Tensor, passes: list[list[int]]) -> None:
-    """The passes alone, without the arithmetic between them."""
-    for size, backwards in passes:
-        images = inputs[torch.arange(size) % len(inputs)].requires_grad_(backwards > 0)
-        with torch.set_grad_enabled(backwards > 0):
-            logits = model(images)
-        for i in range(backwards):
-            torch.autograd.grad(logits[:, i % logits.shape[1]].sum(), images, retain_graph=i + 1 < backwards)
+    seconds = in_turns(tasks, rounds=rounds)
+    overhead = ratio(seconds, "ours", "floor")
+    faster = {name: ratio(seconds, name, "ours") * case.batch / n for name, (n, _, _) in peers.items()}
+    rows = {"ours": (case.batch, recorder.per_image(case.batch), _median(sizes))} | peers
+    for name, (n, passes, size) in rows.items():
+        speed = f"{n / median(seconds[name]):.1f}"
+        ratios = f"{overhead:.2f} | " if name == "ours" else f"| × {faster[name]:.2f}"
+        print(f"| {model_name} | {case.name} | {name} | {n} | {speed} | {passes} | {ratios} | {size} |", flush=True)
+    return [f"- {model_name}, {case.name}: {verdict}" for verdict in _verdicts(model_name, case, overhead, faster)]
 
 
-def _peer(
-    attack: AttackEntry, model: nn.Module, inputs: Tensor, labels: Tensor, epsilon: float | None
-) -> Callable[[], object] | None:
-    """Foolbox's attack of the same kind with as many steps, or None."""
-    made: Any
-    if attack.kind == "fgsm":
-        made = foolbox.attacks.LinfFastGradientAttack(random_start=False)
-    elif attack.kind == "pgd" and attack.norm == "linf":
-        made = foolbox.attacks.LinfPGD(rel_stepsize=0.1, steps=attack.config.steps)
-    else:
+def _median(sizes: Tensor | None, ours: Tensor | None = None) -> str:
+    """The median of a peer's sizes beside that of ours on the same images, which are the first; or of ours alone."""
+    if sizes is None:
+        return "–"
+    beside = "" if ours is None else f" ({ours[: len(sizes)].median():.3f})"
+    return f"{sizes.median():.3f}{beside}"
+
+
+def _sizes(
+    case: Case, model: nn.Module, inputs: Tensor, labels: Tensor, adv_inputs: Tensor, deformation: Tensor | None
+) -> Tensor | None:
+    """(B,), infinite where the model is not fooled; None for attacks that minimise nothing."""
+    if case.epsilon is not None:
         return None
-    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
-    images, criterion = eagerpy.astensor(inputs), foolbox.criteria.Misclassification(eagerpy.astensor(labels))
-    return lambda: made(wrapped, images, criterion, epsilons=epsilon)
+    sizes = (adv_inputs - inputs).flatten(1).norm(dim=1) if deformation is None else deformation_size(deformation)
+    with torch.no_grad():
+        return sizes.where(model(adv_inputs).argmax(1) != labels, torch.inf)
+
+
+def _verdicts(model_name: str, case: Case, overhead: float, faster: dict[str, float]) -> list[str]:
+    """What this attack must reach, and what it did."""
+    found = []
+    if case.kind in OVERHEAD:
+        found.append(f"time / floor at batch {case.batch} {OVERHEAD[case.kind].verdict(overhead)}")
+    if case.kind == "lbfgs":
+        target, at = SCIPY[model_name], f"at batch {case.batch}"
+        found += [f"images/s over those of {name} {at} {target.verdict(times)}" for name, times in faster.items()]
+    if case.name.endswith(ALL_STEPS):
+        found.append(f"images/s over Foolbox's {PGD.verdict(faster['Foolbox'])}")
+    return found

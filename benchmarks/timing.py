@@ -6,14 +6,20 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+Seconds = dict[str, list[float]]
 
-def in_turns(tasks: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
-    """Median seconds of each task over ``repeats`` rounds after one round of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(repeats + 1):
+
+def in_turns(tasks: Mapping[str, Callable[[], object]], *, rounds: int) -> Seconds:
+    """Seconds of each task in every round. Nothing is warmed up: each task should have run once."""
+    found: Seconds = {name: [] for name in tasks}
+    for _ in range(rounds):
         for name, task in tasks.items():
             started = time.perf_counter()
             task()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            found[name].append(time.perf_counter() - started)
+    return found
+
+
+def ratio(seconds: Seconds, task: str, other: str) -> float:
+    """Median over the rounds of how long ``task`` took in units of ``other``: drift divides out round by round."""
+    return statistics.median(a / b for a, b in zip(seconds[task], seconds[other], strict=True))

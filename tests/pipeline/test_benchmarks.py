@@ -36,7 +36,7 @@ def test_tasks_take_turns() -> None:
 
 
 def test_drift_divides_out_of_a_ratio() -> None:
-    assert ratio({"a": [2.0, 20.0, 200.0], "b": [1.0, 10.0, 10.0]}, "a", "b") == 2
+    assert ratio({"a": [2.0, 40.0, 30.0], "b": [1.0, 20.0, 10.0]}, "a", "b") == 2
 
 
 def test_floor_makes_the_recorded_passes(linear: nn.Module) -> None:
@@ -55,25 +55,23 @@ def test_floor_makes_the_recorded_passes(linear: nn.Module) -> None:
 
 def test_scipy_comes_to_the_boundary_of_a_linear_classifier() -> None:
     """Two classes, and no bound of the box in the way: the least ‖r‖₂ is |f| / ‖∇f‖₂."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).double().eval().requires_grad_(False)
-    with torch.no_grad():
-        for parameter, values in zip(net.parameters(), (torch.linspace(-1, 1, 72), torch.zeros(2)), strict=True):
-            parameter.copy_(values.view_as(parameter))
+    linear = nn.Linear(36, 2)
+    net = nn.Sequential(nn.Flatten(), linear).double().eval().requires_grad_(False)
     inputs = torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64)
+    gap = linear.weight[0] - linear.weight[1]
+    linear.bias.add_(0.3 * gap.norm() * torch.tensor([1.0, 0.0]) - net(inputs)[0])
     config = lbfgs.Config(
         norm="l2",
         targets="runner_up",
         search_steps=12,
         iterations=20,
         memory=5,
-        initial_c=3.0,
+        initial_c=30.0,
         bracket_factor=4.0,
         tolerance=1e-3,
     )
     found = scipy_peer(config, iterations=60, tolerance=1e-9)(net, inputs, net(inputs).argmax(1))
-    gap = torch.linspace(-1, 1, 72).view(2, 36).diff(dim=0).squeeze(0).double()
-    nearest = float((gap @ inputs.flatten()).abs() / gap.norm())
-    assert nearest <= float((found - inputs).norm()) <= 1.01 * nearest
+    assert 0.3 <= float((found - inputs).norm()) <= 0.303
 
 
 def test_comparison_is_of_images_that_both_fool() -> None:
@@ -85,9 +83,9 @@ def test_comparison_is_of_images_that_both_fool() -> None:
 
 
 def test_verdict_says_figure_target_and_outcome() -> None:
-    assert Target("≤", 0.7).verdict(0.7) == "0.70 (≤ 0.7: met)"
-    assert Target("≤", 0.7).verdict(0.71) == "0.71 (≤ 0.7: MISSED)"
-    assert Target("≥", 5).verdict(5.2) == "5.20 (≥ 5: met)"
+    assert Target("≤", 0.7).verdict(0.7) == "0.700 (≤ 0.7: met)"
+    assert Target("≤", 0.7).verdict(0.71) == "0.710 (≤ 0.7: MISSED)"
+    assert Target("≥", 5).verdict(5.2) == "5.200 (≥ 5: met)"
     assert not Target("≥", 5).is_met(4.9)
     assert not Target("≤", 5).is_met(math.nan)
 
