@@ -115,7 +115,7 @@ def _load(params: Params) -> tuple[Split, Target]:
         if not path.is_file():
             raise UserError(f"{path}: missing; run `make repro` first")
     split = read_split(DATA, "test")
-    return split, load_target(params.models[MODEL], SEED, split, read_card(DATA)["n_classes"])
+    return split, load_target(params.models[MODEL], MODEL, SEED, split, read_card(DATA)["n_classes"])
 
 
 def _correct(target: Target, split: Split) -> Examples:

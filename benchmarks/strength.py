@@ -116,7 +116,7 @@ def load_victims(params: Params, seed: int) -> list[Victim]:
 
 
 def _victim(model: Component, seed: int, split: Split, n_classes: int) -> Victim:
-    net = load_target(model, seed, split, n_classes).net.requires_grad_(False)
+    net = load_target(model, model.name, seed, split, n_classes).net.requires_grad_(False)
     right = (net(split.inputs).argmax(1) == split.labels).nonzero().flatten()[:IMAGES]
     return Victim(model.name, net, tuple(right.tolist()), split.inputs[right], split.labels[right])
 

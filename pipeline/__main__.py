@@ -18,7 +18,8 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     print(
-        f"params.yaml is valid: {len(params.models)} models × {len(params.seeds)} seeds, {len(params.attacks)} attacks"
+        f"params.yaml is valid: {len(params.models)} models and {len(params.variants)} variants × "
+        f"{len(params.seeds)} seeds, {len(params.attacks)} attacks"
     )
 
 

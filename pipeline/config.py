@@ -23,6 +23,7 @@ from pipeline.settings import (
     ComputeConfig,
     EvaluateConfig,
     TrainConfig,
+    Variant,
 )
 
 PARAMS = Path("params.yaml")
@@ -40,11 +41,21 @@ class Params:
 
     dataset: Component
     models: dict[str, Architecture]
+    variants: dict[str, Variant]
     train: TrainConfig
     seeds: tuple[int, ...]
     attacks: dict[str, AttackEntry]
     evaluate: EvaluateConfig
     compute: ComputeConfig
+
+    @property
+    def attacked(self) -> dict[str, Component]:
+        """Models and variants by name."""
+        return {**self.models, **self.variants}
+
+    def trained(self, name: str) -> Architecture:
+        """The model whose weights a model or variant has."""
+        return self.models[self.variants[name].of if name in self.variants else name]
 
 
 def load_params(path: Path = PARAMS) -> Params:
@@ -69,11 +80,15 @@ def _parse_params(raw: Any, path: Path) -> Params:
     train = parse(TrainConfig, sections["train"], at + "train")
     models = _named(sections["models"], at + "models", lambda n, v, w: _architecture(n, v, sections["train"], w))
     attacks = _named(sections["attacks"], at + "attacks", _attack)
+    variants = _named(
+        sections["variants"], at + "variants", lambda n, v, w: _variant(n, v, sections["models"], w), may_be_empty=True
+    )
     evaluate = parse(EvaluateConfig, sections["evaluate"], at + "evaluate")
-    _check_coupling(models, evaluate.batch_coupled, at)
+    _check_coupling({"models": models, "variants": variants}, evaluate.batch_coupled, at)
     return Params(
         dataset=_component("datasets", "dataset", sections["dataset"], at + "dataset"),
         models=models,
+        variants=variants,
         train=train,
         seeds=_seeds(sections["seeds"], at + "seeds"),
         attacks=attacks,
@@ -82,9 +97,9 @@ def _parse_params(raw: Any, path: Path) -> Params:
     )
 
 
-def _named(raw: Any, where: str, parse_entry: Any) -> dict[str, Any]:
+def _named(raw: Any, where: str, parse_entry: Any, *, may_be_empty: bool = False) -> dict[str, Any]:
     entries = _mapping(raw, where)
-    if not entries:
+    if not entries and not may_be_empty:
         raise ParamsError(f"{where}: is empty; name at least one")
     for name in entries:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -106,17 +121,36 @@ def _architecture(name: str, raw: Any, train: dict[str, Any], where: str) -> Arc
     return Architecture(model.room, name, model.kind, model.config, parse(TrainConfig, train | own, f"{where}.train"))
 
 
-def _check_coupling(models: dict[str, Architecture], declared: tuple[str, ...], at: str) -> None:
+def _variant(name: str, raw: Any, models: dict[str, Any], where: str) -> Variant:
+    """The model's entry with the keys that the variant's replaces; ``kind`` too, if the weights fit it."""
+    own = dict(_mapping(raw, where))
+    if "of" not in own:
+        raise ParamsError(f"{where}: missing key 'of'; one of {', '.join(models)}")
+    of = _value(own.pop("of"), str, f"{where}.of")
+    if of not in models:
+        raise ParamsError(f"{where}.of: {of!r} is no model; {components.nearest(of, models)}")
+    if name in models:
+        raise ParamsError(f"{where}: is the name of a model, too; take another")
+    base = {key: value for key, value in models[of].items() if key != "train"}
+    kind, module = _resolve("models", {"kind": base.pop("kind")} | own, where)
+    own.pop("kind", None)
+    known = {field.name for field in dataclasses.fields(module.Config)}
+    entry = {key: value for key, value in base.items() if key in known} | own
+    return Variant("models", name, kind, parse(module.Config, entry, where), of)
+
+
+def _check_coupling(sections: dict[str, dict[str, Any]], declared: tuple[str, ...], at: str) -> None:
     """A model whose predictions depend on their batch has no accuracy of its own: it must be asked for by name."""
+    known = [name for models in sections.values() for name in models]
     for name in declared:
-        if name not in models:
-            raise ParamsError(f"{at}evaluate.batch_coupled: {name!r} is no model; {components.nearest(name, models)}")
-    for name, model in models.items():
+        if name not in known:
+            raise ParamsError(f"{at}evaluate.batch_coupled: {name!r} is no model; {components.nearest(name, known)}")
+    for section, name, model in ((s, n, m) for s, models in sections.items() for n, m in models.items()):
         couples = getattr(components.load("models", model.kind), "couples_batch", None)
         if couples and couples(model.config) and name not in declared:
             raise ParamsError(
-                f"{at}models.{name}: an image's prediction depends on the others of its batch; let each sample control "
-                "its steps (solver: {control: sample}), or add the model to evaluate.batch_coupled"
+                f"{at}{section}.{name}: an image's prediction depends on the others of its batch; let each sample "
+                "control its steps (solver: {control: sample}), or add the model to evaluate.batch_coupled"
             )
 
 

@@ -37,10 +37,11 @@ is the metric `epsilon`; a reload forgets the view, so choose it again. One run 
 
 def records(benchmark: Benchmark, reports: Path) -> Iterator[Record]:
     """All records of a benchmark; ``reports`` is the report's folder, which may be missing."""
-    for model in benchmark.params.models:
+    for model in benchmark.params.attacked:
         aggregates = []
-        for seed, training in zip(benchmark.params.seeds, benchmark.training[model], strict=True):
-            yield _training(benchmark, model, seed, training)
+        if model in benchmark.training:
+            for seed, training in zip(benchmark.params.seeds, benchmark.training[model], strict=True):
+                yield _training(benchmark, model, seed, training)
         for result in benchmark.results[model].values():
             for seed in benchmark.params.seeds:
                 yield _cell(benchmark, result, seed)
@@ -140,7 +141,7 @@ def _architecture(benchmark: Benchmark, model: str, aggregates: list[Record]) ->
         name=model,
         note=f"**{model}** under every attack: the metrics of its aggregates, named `<attack>/…`.",
         tags=_tags(benchmark, "architecture", model, dvc_stage=f"attack@{model}"),
-        params=flat({"model": _config(benchmark.params.models[model])}),
+        params=flat({"model": _config(benchmark.params.attacked[model])}),
         metrics=[
             Metric(f"{aggregate.tags['attack']}/{metric.key}", metric.value, metric.step)
             for aggregate in aggregates
@@ -166,7 +167,7 @@ def _common_tags(benchmark: Benchmark) -> dict[str, str]:
 
 
 def _tags(benchmark: Benchmark, level: str, model: str, **more: str) -> dict[str, str]:
-    colour = line_style(list(benchmark.params.models).index(model))["color"]  # the report's
+    colour = line_style(list(benchmark.results).index(model))["color"]  # the report's
     return _common_tags(benchmark) | {"level": level, "model": model, "mlflow.runColor": colour} | more
 
 
@@ -179,9 +180,9 @@ def _attack_params(benchmark: Benchmark, result: Result) -> dict[str, str]:
     params, attack = benchmark.params, result.attack
     return flat(
         {
-            "model": _config(params.models[result.model]),
+            "model": _config(params.attacked[result.model]),
             "attack": _config(attack) | {"n_images": attack.n_images, "epsilons": attack.epsilons},
-            "train": asdict(params.models[result.model].train),
+            "train": asdict(params.trained(result.model).train),
             "evaluate": asdict(params.evaluate),
         }
     )

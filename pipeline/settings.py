@@ -98,6 +98,17 @@ class Architecture(Component):
     train: TrainConfig
 
 
+@dataclass(frozen=True)
+class Variant(Component):
+    """The weights of a trained model under another solver or gradient: attacked like a model, never trained.
+
+    Attributes:
+        of: the model's name.
+    """
+
+    of: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """The judge.

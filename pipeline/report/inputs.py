@@ -62,8 +62,8 @@ class Benchmark:
     """All inputs.
 
     Attributes:
-        training: model to the training report of each seed.
-        results: model to attack to its result.
+        training: model to the training report of each seed; variants have none.
+        results: model or variant to attack to its result.
         images: (N, C, H, W), the test images that adversarial examples are kept of, in [0, 1].
         card: the data card.
     """
@@ -106,7 +106,7 @@ def read_benchmark(params: Params, *, data: Path, checkpoints: Path, results: Pa
                 attack.name: _read_result(params, model, attack, results / model, len(test.labels))
                 for attack in params.attacks.values()
             }
-            for model in params.models
+            for model in params.attacked
         },
         images=test.inputs[: params.evaluate.n_examples].numpy(),
         card=read_card(data),

@@ -91,8 +91,14 @@ def describe(benchmark: Benchmark) -> str:
     counts = sorted({len(result.rows["index"].unique()) for result in benchmark.all()})
     images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     counted = ((params.models, "architecture"), (params.seeds, "seed"), (params.attacks, "attack"))
-    cells = " × ".join(f"{len(things)} {word}{'s' * (len(things) != 1)}" for things, word in counted)
+    cells = " × ".join(_count(len(things), word) for things, word in counted)
+    if params.variants:
+        cells = cells.replace(" × ", f" and {_count(len(params.variants), 'variant')} × ", 1)
     return f"{cells} on {images} test images of {params.dataset.kind}."
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def _block(table: Table) -> str:

@@ -31,38 +31,58 @@ class Table:
 
 def architectures(benchmark: Benchmark) -> Table:
     """What was trained, and what it cost: means over seeds."""
-    rows = []
-    for model, numbers in architecture_numbers(benchmark).items():
-        n = numbers.get
-        gap = f"{numbers['generalization_gap']:+.3f}"
-        accuracies = [f"{numbers[f'{split}_accuracy']:.3f}" for split in ("train", "validation", "test")]
-        costs = [f"{numbers['parameters']:,.0f}", f"{n('nfe', 0):.4g}" if n("nfe") else NOTHING]
-        times = [f"{numbers[f'{stage}_seconds']:.0f}" for stage in ("training", "attack")]
-        rows.append((model, *accuracies, gap, *costs, *times))
+    forms = {
+        "train_accuracy": "{:.3f}",
+        "validation_accuracy": "{:.3f}",
+        "test_accuracy": "{:.3f}",
+        "generalization_gap": "{:+.3f}",
+        "parameters": "{:,.0f}",
+        "nfe": "{:.4g}",
+        "training_seconds": "{:.0f}",
+        "attack_seconds": "{:.0f}",
+    }
+    variants = benchmark.params.variants
+    rows = [
+        (
+            f"{model} (of {variants[model].of})" if model in variants else model,
+            *(form.format(numbers[key]) if numbers.get(key) else NOTHING for key, form in forms.items()),
+        )
+        for model, numbers in architecture_numbers(benchmark).items()
+    ]
     return Table(
         "Accuracy on the three splits, the gap between training and test, size and time: means over the seeds. nfe is "
-        "the number of vector-field evaluations of one prediction.",
+        "the number of vector-field evaluations of one prediction. A variant has another's weights and no training.",
         ("architecture", "train", "validation", "test", "gap", "parameters", "nfe", "training s", "attacks s"),
         tuple(rows),
     )
 
 
 def architecture_numbers(benchmark: Benchmark) -> dict[str, dict[str, float]]:
-    """Architecture to its numbers, means over the seeds; nfe 0 is no ODE."""
+    """Architecture to its numbers, means over the seeds; nfe 0 is no ODE. Variants have no training."""
     found = {}
-    for model, reports in benchmark.training.items():
-        results = list(benchmark.results[model].values())
+    for model, by_attack in benchmark.results.items():
+        results = list(by_attack.values())
+        cost = {
+            "nfe": fmean(float(result.rows["nfe"].mean()) for result in results),
+            "attack_seconds": sum(statistics.seconds_per_seed(result.rows) for result in results),
+        }
+        if model not in benchmark.training:
+            found[model] = cost
+            continue
+        reports = benchmark.training[model]
         accuracy = {
             f"{split}_accuracy": fmean(report["accuracy"][split] for report in reports)
             for split in ("train", "validation", "test")
         }
-        found[model] = accuracy | {
-            "generalization_gap": accuracy["train_accuracy"] - accuracy["test_accuracy"],
-            "parameters": fmean(report["parameters"] for report in reports),
-            "nfe": fmean(float(result.rows["nfe"].mean()) for result in results),
-            "training_seconds": fmean(report["seconds"] for report in reports),
-            "attack_seconds": sum(statistics.seconds_per_seed(result.rows) for result in results),
-        }
+        found[model] = (
+            accuracy
+            | {
+                "generalization_gap": accuracy["train_accuracy"] - accuracy["test_accuracy"],
+                "parameters": fmean(report["parameters"] for report in reports),
+                "training_seconds": fmean(report["seconds"] for report in reports),
+            }
+            | cost
+        )
     return found
 
 
@@ -74,7 +94,7 @@ def areas(benchmark: Benchmark) -> Table:
     return Table(
         "Area under the curve of robust accuracy, from strength 0 to the attack's largest, as a share of that range: 1 "
         "is never fooled. In brackets the 95 % interval over seeds and images.",
-        ("attack", *benchmark.params.models),
+        ("attack", *benchmark.results),
         tuple(rows),
     )
 

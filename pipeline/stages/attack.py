@@ -21,12 +21,13 @@ from pipeline.training import build
 
 def main() -> None:
     params = load_params()
-    model = pick(params.models, sys.argv, "models")
+    model = pick(params.attacked, sys.argv, "models")
+    trained = params.trained(model.name).name
     split, card = read_split(DATA, "test"), read_card(DATA)
     with ExitStack() as stack:
         if is_first_rank():
             stack.enter_context(locked(f"attack-{model.name}"))
-        targets = [load_target(model, seed, split, card["n_classes"]) for seed in params.seeds]
+        targets = [load_target(model, trained, seed, split, card["n_classes"]) for seed in params.seeds]
         runs = {name: attack_all(name, targets, params, split, card) for name in params.attacks}
         if is_first_rank():
             with atomic_directory(RESULTS / model.name) as folder:
@@ -46,13 +47,13 @@ def attack_all(name: str, targets: list[Target], params: Params, split: Split, c
     return runs
 
 
-def load_target(model: Component, seed: int, split: Split, n_classes: int) -> Target:
-    """A trained net from its checkpoint.
+def load_target(model: Component, trained: str, seed: int, split: Split, n_classes: int) -> Target:
+    """A net with the weights of the model ``trained``: itself or, for a variant, another.
 
     Raises:
         UserError: the checkpoint is missing, damaged, or of another architecture.
     """
-    path = CHECKPOINTS / model.name / f"seed-{seed}.safetensors"
+    path = CHECKPOINTS / trained / f"seed-{seed}.safetensors"
     net = build(model, in_shape=split.in_shape, n_classes=n_classes, seed=seed)
     try:
         net.load_state_dict(load_file(path))

@@ -144,6 +144,7 @@ def write_params(
             "test": n_images,
         },
         "models": {name: MODELS[name] for name in models},
+        "variants": {},
         "train": {
             "epochs": 10,
             "batch_size": 64,

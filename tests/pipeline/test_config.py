@@ -40,6 +40,7 @@ BASE: dict[str, Any] = {
             },
         },
     },
+    "variants": {},
     "train": {
         "epochs": 1,
         "batch_size": 50,
@@ -223,6 +224,31 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         changed("evaluate.batch_coupled", ["neural_od"]),
         ["evaluate.batch_coupled: 'neural_od' is no model; did you mean 'neural_ode'?"],
     ),
+    "variant that couples the batch": (
+        changed("variants", {"v": {"of": "neural_ode", "solver": COUPLED}}),
+        ["variants.v: an image's prediction depends on the others"],
+    ),
+    "variant of nothing": (changed("variants", {"v": {"solver": COUPLED}}), ["variants.v: missing key 'of'"]),
+    "variant of an unknown model": (
+        changed("variants", {"v": {"of": "neural_od"}}),
+        ["variants.v.of: 'neural_od' is no model; did you mean 'neural_ode'?"],
+    ),
+    "variant with the name of a model": (
+        changed("variants", {"resnet": {"of": "neural_ode"}}),
+        ["variants.resnet: is the name of a model"],
+    ),
+    "variant with an unknown key": (
+        changed("variants", {"v": {"of": "resnet", "block": 3}}),
+        ["variants.v: unknown key 'block'; did you mean 'blocks'?"],
+    ),
+    "variant with an unknown kind": (
+        changed("variants", {"v": {"of": "resnet", "kind": "resnt"}}),
+        ["variants.v.kind: unknown kind 'resnt'; did you mean 'resnet'?"],
+    ),
+    "variant that is trained": (
+        changed("variants", {"v": {"of": "resnet", "train": {"epochs": 3}}}),
+        ["variants.v: unknown key 'train'"],
+    ),
     "solver without steps": (
         changed("models.neural_ode.solver.steps", None),
         ["models.neural_ode.solver.steps: needed by rk4"],
@@ -248,6 +274,26 @@ def test_a_solver_that_couples_the_batch_can_be_declared() -> None:
     raw = changed("models.neural_ode.solver", COUPLED)
     raw["evaluate"] = raw["evaluate"] | {"batch_coupled": ["neural_ode"]}
     assert parsed(raw).evaluate.batch_coupled == ("neural_ode",)
+
+
+def test_a_variant_is_its_model_with_some_keys_replaced() -> None:
+    raw = changed(
+        "models.tied", {"kind": "euler_net", "channels": 16, "groups": 4, "blocks": 6, "train": {"epochs": 2}}
+    )
+    solver = {"method": "rk4", "steps": 2, "gradient": "backprop"}
+    raw["variants"] = {
+        "finer": {"of": "tied", "blocks": 12},
+        "flow": {"of": "tied", "kind": "neural_ode", "solver": solver},
+        "coarse": {"of": "neural_ode", "solver": solver},
+    }
+    params = parsed(raw)
+    finer, flow, coarse = params.variants.values()
+    assert (finer.kind, finer.config.channels, finer.config.blocks) == ("euler_net", 16, 12)
+    assert (flow.kind, flow.config.channels, flow.config.solver.steps) == ("neural_ode", 16, 2)
+    assert coarse.config.solver.steps == 2
+    assert list(params.attacked) == ["resnet", "neural_ode", "tied", "finer", "flow", "coarse"]
+    assert params.trained("flow") is params.models["tied"]
+    assert params.trained("tied").train.epochs == 2
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.config import load_params
 from pipeline.errors import UserError
 from pipeline.files import write_json
+from pipeline.records import records
+from pipeline.report import tables
 from pipeline.report.cautions import cautions
 from pipeline.report.deformations import alike, alike_attack, budget_families, success_at_cost
 from pipeline.report.examples import FOOLED, examples
@@ -221,6 +224,24 @@ def test_success_is_drawn_against_the_budgets(tmp_path: Path) -> None:
                 assert share == pytest.approx((sizes[sizes > 0] <= strength).mean())
     run_stage(tmp_path)
     assert (tmp_path / REPORTS / "figures/success-against-budget.png").is_file()
+
+
+def test_a_variant_is_attacked_and_not_trained(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, models=["neural_ode"], attacks=["fgsm"], seeds=[0], n_images=12)
+    yaml, path = YAML(), tmp_path / "params.yaml"
+    params = yaml.load(path)
+    params["variants"] = {"coarse": {"of": "neural_ode"}}
+    yaml.dump(params, path)
+    shutil.copytree(tmp_path / RESULTS / "neural_ode", tmp_path / RESULTS / "coarse")
+    run_stage(tmp_path)
+    benchmark = read(tmp_path)
+    row = tables.architectures(benchmark).rows[1]
+    assert row[0] == "coarse (of neural_ode)"
+    assert row[1:6] == ("–",) * 5
+    assert "1 architecture and 1 variant × 1 seed × 1 attack" in summary(benchmark)
+    levels = [(r.tags["level"], r.tags.get("model")) for r in records(benchmark, tmp_path / REPORTS)]
+    assert ("training", "coarse") not in levels
+    assert {("cell", "coarse"), ("aggregate", "coarse"), ("architecture", "coarse")} <= set(levels)
 
 
 def test_texts_are_escaped(small: Path) -> None:

@@ -106,6 +106,20 @@ def test_added_architecture_runs_only_its_cells(workspace: Workspace) -> None:
     assert workspace.repro() == {"train@euler_net", "attack@euler_net", "report", "publish"}
 
 
+def test_added_variant_is_attacked_and_not_trained(workspace: Workspace) -> None:
+    def add(params: Any) -> None:
+        solver = {"method": "tsit5", "rtol": 1e-2, "atol": 1e-2, "max_steps": 99, "control": "sample"}
+        params["variants"] = {"adaptive": {"of": "neural_ode", "solver": solver | {"gradient": "backprop"}}}
+
+    workspace.edit_params(add)
+    ran = workspace.repro()
+    assert "attack_variant@adaptive" in ran
+    assert not any(name.startswith("train@") for name in ran)
+    rows, base = (workspace.rows(name, "fgsm") for name in ("adaptive", "neural_ode"))
+    assert set(rows["config_hash"]).isdisjoint(base["config_hash"])
+    assert (rows["nfe"] > 0).all()
+
+
 def test_added_and_removed_strength(workspace: Workspace) -> None:
     def epsilons(values: list[float]) -> None:
         workspace.edit_params(lambda params: params["attacks"]["pgd"].update(epsilons=values))
