@@ -15,6 +15,10 @@ WORKFLOWS := .github/workflows/test.yml .github/workflows/benchmark.yml
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
+# The pictures that documents show; all of them are in the report.
+SHOWN := robust_accuracy attacks-deformation alike success-against-budget refinement \
+	examples-adef-neural_ode examples-deform_pgd_fold_free-neural_ode
+
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -58,7 +62,7 @@ snapshot: ## Copy the finished report's summary, curves and pictures to docs/res
 	mkdir -p docs/results/$(PROFILE)/figures
 	cp $(WORKDIR)/reports/summary.md $(WORKDIR)/reports/curves.csv docs/results/$(PROFILE)/
 	rm -f docs/results/$(PROFILE)/figures/*
-	cp $(WORKDIR)/reports/figures/*.png docs/results/$(PROFILE)/figures/
+	cp $(wildcard $(SHOWN:%=$(WORKDIR)/reports/figures/%.png)) docs/results/$(PROFILE)/figures/
 
 test: $(STAMP) ## Tests that need neither minutes nor a browser
 	"$(BIN)/python" -m pytest $(ARGS)

@@ -29,11 +29,12 @@ from pipeline.deform import jacobian_determinants
 from pipeline.errors import UserError
 from pipeline.evaluate import Examples, Judged, evaluate, predict
 from pipeline.files import atomic_write
+from pipeline.folders import CHECKPOINTS, DATA
 from pipeline.report.examples import FOOLED, SIZE, WITHSTOOD
 from pipeline.report.style import COLOURS, GRID, INK, STRENGTH, save_png, styled
 from pipeline.settings import AttackEntry
 from pipeline.stages.attack import load_target
-from pipeline.stages.common import CHECKPOINTS, DATA, run
+from pipeline.stages.common import run
 from pipeline.statistics import RESULTS
 
 MODEL, SEED = "neural_ode", 0

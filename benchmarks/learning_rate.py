@@ -15,8 +15,8 @@ from typing import Any
 
 from pipeline.config import load_params
 from pipeline.datasets.base import Split, read_card, read_split
+from pipeline.folders import DATA
 from pipeline.settings import Architecture, ComputeConfig
-from pipeline.stages.common import DATA
 from pipeline.training import train
 
 RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)

@@ -24,10 +24,11 @@ from pipeline.attacks.base import AttackOutput, ExampleRng
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split, read_card, read_split
 from pipeline.errors import UserError
+from pipeline.folders import CHECKPOINTS, DATA
 from pipeline.judge_field import examine
 from pipeline.settings import AttackEntry, Component
 from pipeline.stages.attack import load_target
-from pipeline.stages.common import CHECKPOINTS, DATA, run
+from pipeline.stages.common import run
 
 IMAGES, SCIPY_IMAGES = 100, 20
 FMN_STEPS = 50

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pipeline.fields import PositiveInt
+from pipeline.fields import NonNegativeInt
 from pipeline.models.base import BlockConfig, ResidualFunction, assemble
 
 
@@ -14,7 +14,7 @@ from pipeline.models.base import BlockConfig, ResidualFunction, assemble
 class Config(BlockConfig):
     """Attributes: blocks: number K of blocks z ← f_k(z), each with weights of its own."""
 
-    blocks: PositiveInt
+    blocks: NonNegativeInt
 
 
 def build(config: Config, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:

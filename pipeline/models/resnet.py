@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pipeline.fields import PositiveInt
+from pipeline.fields import NonNegativeInt
 from pipeline.models.base import BlockConfig, ResidualFunction, assemble
 
 
@@ -14,7 +14,7 @@ from pipeline.models.base import BlockConfig, ResidualFunction, assemble
 class Config(BlockConfig):
     """Attributes: blocks: number K of residual blocks, each with weights of its own."""
 
-    blocks: PositiveInt
+    blocks: NonNegativeInt
 
 
 class ResidualBlock(nn.Module):

@@ -18,6 +18,8 @@ from pipeline import components, statistics
 from pipeline.config import Params
 from pipeline.datasets.base import read_card, read_split
 from pipeline.errors import UserError
+from pipeline.folders import CHECKPOINTS, DATA, REFINEMENT, RESULTS
+from pipeline.refinement import Refinement
 from pipeline.schema import validate
 from pipeline.settings import AttackEntry
 from pipeline.statistics import Estimate, Outcomes
@@ -63,6 +65,7 @@ class Benchmark:
 
     Attributes:
         training: model to the training report of each seed; variants have none.
+        refinements: tied model to its refinements for each seed (``pipeline.refinement``).
         results: model or variant to attack to its result.
         images: (N, C, H, W), the test images that adversarial examples are kept of, in [0, 1].
         card: the data card.
@@ -70,6 +73,7 @@ class Benchmark:
 
     params: Params
     training: dict[str, list[dict[str, Any]]]
+    refinements: dict[str, list[list[Refinement]]]
     results: dict[str, dict[str, Result]]
     images: npt.NDArray[np.float32]
     card: dict[str, Any]
@@ -88,28 +92,33 @@ def is_minimal(attack: AttackEntry) -> bool:
     return bool(components.load("attacks", attack.kind).GOAL == "minimal")
 
 
-def read_benchmark(params: Params, *, data: Path, checkpoints: Path, results: Path) -> Benchmark:
-    """Read and check all inputs.
+def read_benchmark(params: Params, root: Path = Path()) -> Benchmark:
+    """Read and check all inputs under ``root``.
 
     Raises:
         UserError: a file is missing, damaged, or not what params.yaml asks for.
     """
-    test = read_split(data, "test")
+    test = read_split(root / DATA, "test")
     return Benchmark(
         params=params,
         training={
-            model: [_read_json(checkpoints / model / f"seed-{seed}.json") for seed in params.seeds]
+            model: [_read_json(root / CHECKPOINTS / model / f"seed-{seed}.json") for seed in params.seeds]
             for model in params.models
+        },
+        refinements={
+            model: [[Refinement(**one) for one in seed] for seed in seeds]
+            for model, seeds in _read_json(root / REFINEMENT / "refinement.json").items()
+            if model in params.models
         },
         results={
             model: {
-                attack.name: _read_result(params, model, attack, results / model, len(test.labels))
+                attack.name: _read_result(params, model, attack, root / RESULTS / model, len(test.labels))
                 for attack in params.attacks.values()
             }
             for model in params.attacked
         },
         images=test.inputs[: params.evaluate.n_examples].numpy(),
-        card=read_card(data),
+        card=read_card(root / DATA),
     )
 
 

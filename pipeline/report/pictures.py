@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from pipeline.files import write_text
-from pipeline.report import curves, deformations, examples
+from pipeline.report import curves, deformations, examples, refinement
 from pipeline.report.inputs import Benchmark, Result
 from pipeline.report.style import save_png, to_svg
 
@@ -40,20 +40,22 @@ class Picture:
 class Pictures:
     """``curves`` by attack, ``examples`` by attack and architecture, ``comparisons`` one for each shared norm.
 
-    ``alike`` needs an attack on deformations, ``costs`` some that differ in their budgets alone.
+    ``alike`` needs an attack on deformations, ``costs`` some that differ in their budgets alone, ``refinement`` a net
+    with tied blocks.
     """
 
     overview: Picture
     comparisons: tuple[Picture, ...]
     alike: Picture | None
     costs: Picture | None
+    refinement: Picture | None
     curves: dict[str, Picture]
     examples: dict[str, dict[str, Picture]]
 
     def all(self) -> list[Picture]:
         """In the order of the page."""
         examples = [picture for of_attack in self.examples.values() for picture in of_attack.values()]
-        optional = [picture for picture in (self.alike, self.costs) if picture]
+        optional = [picture for picture in (self.alike, self.costs, self.refinement) if picture]
         return [self.overview, *self.comparisons, *optional, *self.curves.values(), *examples]
 
 
@@ -78,6 +80,7 @@ def draw(benchmark: Benchmark) -> Pictures:
         ),
         alike=_alike(benchmark),
         costs=_costs(benchmark),
+        refinement=_refinement(benchmark),
         curves={
             name: Picture(
                 f"curve-{name}",
@@ -106,6 +109,14 @@ def _costs(benchmark: Benchmark) -> Picture | None:
         return None
     alt = f"Share of images fooled against the budget of {', '.join(families)}, a panel per architecture and strength."
     return Picture("success-against-budget", deformations.success_at_cost(benchmark), alt)
+
+
+def _refinement(benchmark: Benchmark) -> Picture | None:
+    if not benchmark.refinements:
+        return None
+    names = ", ".join(benchmark.refinements)
+    alt = f"Agreement with the flow's predictions and distance of the logits against steps, for {names}."
+    return Picture("refinement", refinement.picture(benchmark), alt)
 
 
 def _examples(benchmark: Benchmark, results: list[Result]) -> dict[str, Picture]:

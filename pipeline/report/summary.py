@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import statistics
-from pipeline.report import tables
+from pipeline.report import refinement, tables
 from pipeline.report.cautions import cautions
 from pipeline.report.inputs import Benchmark, Result
 from pipeline.report.tables import Table
@@ -78,6 +78,8 @@ def summary(benchmark: Benchmark) -> str:
     parts += [f"> ⚠ {caution}" for caution in cautions(benchmark)]
     parts += ["## Architectures", _block(tables.architectures(benchmark))]
     parts += ["## Area under the curve", _block(tables.areas(benchmark))]
+    if benchmark.refinements:
+        parts += ["## Is it an ODE?", _block(refinement.table(benchmark))]
     parts += ["## Robust accuracy"]
     for name in benchmark.params.attacks:
         parts += [f"### {name}", tables.robust_accuracies(benchmark.of_attack(name)).markdown()]

@@ -13,8 +13,9 @@ from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split, read_card, read_split
 from pipeline.errors import UserError
 from pipeline.files import atomic_directory, sha256
+from pipeline.folders import CHECKPOINTS, DATA, RESULTS
 from pipeline.settings import Component
-from pipeline.stages.common import CHECKPOINTS, DATA, RESULTS, is_first_rank, pick, run
+from pipeline.stages.common import is_first_rank, pick, run
 from pipeline.store import locked
 from pipeline.training import build
 

@@ -1,12 +1,12 @@
-"""What all stages share: where their outputs lie, and how they fail."""
+"""What all stages share: how they are called, and how they fail."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from pipeline.components import nearest
@@ -14,14 +14,11 @@ from pipeline.errors import UserError
 
 T = TypeVar("T")
 
-DATA = Path("data/splits")
-CHECKPOINTS = Path("checkpoints")
-RESULTS = Path("results")
-REPORTS = Path("reports")
-
 
 def run(main: Callable[[], None]) -> None:
     """Run a stage; an error that is the user's to mend becomes one line and exit status 1."""
+    # Lightning takes note of SIGTERM and goes on predicting, unless somebody before it has said what it means.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         main()

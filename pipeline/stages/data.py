@@ -5,7 +5,8 @@ from __future__ import annotations
 from pipeline import components
 from pipeline.config import load_params
 from pipeline.datasets.base import write_dataset
-from pipeline.stages.common import DATA, run
+from pipeline.folders import DATA
+from pipeline.stages.common import run
 
 
 def main() -> None:

@@ -6,10 +6,11 @@ import logging
 import subprocess
 
 from pipeline.config import load_params
+from pipeline.folders import REPORTS
 from pipeline.provenance import ROOT
 from pipeline.records import DESCRIPTION, records, views
 from pipeline.report.inputs import read_benchmark
-from pipeline.stages.common import CHECKPOINTS, DATA, REPORTS, RESULTS, run
+from pipeline.stages.common import run
 from pipeline.store import locked
 from pipeline.tracking import UnreachableError, connect, describe, publish, tracking_uri
 
@@ -21,7 +22,7 @@ def main() -> None:
     try:
         with locked("publish"):
             experiment = connect(uri)
-            benchmark = read_benchmark(params, data=DATA, checkpoints=CHECKPOINTS, results=RESULTS)
+            benchmark = read_benchmark(params)
             outcome = publish(experiment, records(benchmark, REPORTS), origin=origin())
             describe(experiment, DESCRIPTION, views(params))
     except UnreachableError as error:

@@ -7,17 +7,18 @@ from pathlib import Path
 
 from pipeline.config import load_params
 from pipeline.files import atomic_directory, write_json, write_text
+from pipeline.folders import REPORTS
 from pipeline.report.inputs import Benchmark, read_benchmark
 from pipeline.report.page import page
 from pipeline.report.pictures import draw
 from pipeline.report.summary import curves, metrics, summary
-from pipeline.stages.common import CHECKPOINTS, DATA, REPORTS, RESULTS, run
+from pipeline.stages.common import run
 
 logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    benchmark = read_benchmark(load_params(), data=DATA, checkpoints=CHECKPOINTS, results=RESULTS)
+    benchmark = read_benchmark(load_params())
     with atomic_directory(REPORTS) as folder:
         write_report(benchmark, folder)
     logger.info("%s", (REPORTS / "index.html").resolve().as_uri())

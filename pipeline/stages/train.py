@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from pipeline.config import load_params
 from pipeline.datasets.base import SPLITS, read_card, read_split
 from pipeline.files import atomic_directory, write_json
-from pipeline.stages.common import CHECKPOINTS, DATA, is_first_rank, pick, run
+from pipeline.folders import CHECKPOINTS, DATA
+from pipeline.stages.common import is_first_rank, pick, run
 from pipeline.store import locked
 from pipeline.training import train
 

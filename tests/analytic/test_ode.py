@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.models import euler_net, neural_ode
+from pipeline.models import euler_net, input_ode, neural_ode, tisode
 from pipeline.models.base import BlockConfig
 from pipeline.models.vector_field import TimeConv2d, TimeField
 from pipeline.ode import Solution, SolverConfig, SolverStatus, solve
@@ -381,3 +381,36 @@ def test_euler_net_is_the_ode_solved_by_euler() -> None:
     inputs = torch.rand(2, 1, 28, 28, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(flow(inputs), tied(inputs), rtol=0, atol=1e-12)
+
+
+def test_tisode_takes_the_path_beyond_its_end() -> None:
+    """∫ mean|f(z(t))| dt over [1, 1 + T] by a fine sum over the trajectory."""
+    solver = SolverConfig(method="rk4", steps=8, gradient="backprop")
+    net = tisode.build(tisode.Config(channels=4, groups=2, solver=solver), in_shape=(1, 28, 28), n_classes=3).double()
+    block, z = net[1], torch.randn(2, 4, 6, 6, dtype=torch.float64)  # type: ignore[index]
+    block.beyond = 2.0
+    with torch.no_grad():
+        end = block(z)
+        n, speeds, state = 400, [], end
+        for k in range(n + 1):
+            velocity = block.field(state)
+            speeds.append(velocity.abs().mean((1, 2, 3)))
+            if k < n:
+                step: Any = {"t0": 0.0, "t1": 2 / n, "config": fixed("rk4", 1), "parameters": ()}
+                state = solve(lambda _t, y: block.field(y), state, **step).z1
+    speed = torch.stack(speeds)
+    expected = (speed[1:] + speed[:-1]).sum(0) / 2 * (2 / n)
+    torch.testing.assert_close(block.path, expected, rtol=1e-3, atol=0)
+
+
+def test_the_state_of_the_input_ode_is_the_image() -> None:
+    """With a field of zero the logits are the read-out of the normalised image, padded with channels of zeros."""
+    config = input_ode.Config(width=4, augment=2, solver=fixed("rk4", 2), readout="fixed")
+    net = input_ode.build(config, in_shape=(1, 28, 28), n_classes=3).double()
+    inputs = torch.rand(2, 1, 28, 28, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in net[1].field.out.parameters():  # type: ignore[index]
+            parameter.zero_()
+        state = torch.cat(((2 * inputs - 1).flatten(1), torch.zeros(2, 2 * 784)), dim=1)
+        torch.testing.assert_close(net(inputs), net[3](state.double()))  # type: ignore[index]
+    assert not any(parameter.requires_grad for parameter in net[3].parameters())  # type: ignore[index]

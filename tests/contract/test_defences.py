@@ -18,6 +18,7 @@ from pipeline.classifier import Classifier
 from pipeline.config import ParamsError, load_params, parse
 from pipeline.datasets.base import Split
 from pipeline.deform import warp
+from pipeline.errors import UserError
 from pipeline.provenance import ROOT
 from pipeline.settings import Architecture, ComputeConfig, TrainConfig, modules
 from pipeline.training import train, training_key
@@ -35,6 +36,7 @@ DEFENCES: dict[str, dict[str, Any]] = {
     "any": {"kind": "adversarial", "attack": DEFORM | {"restarts": 1, "loss": "margin"}, "epsilon": 1.0, "share": 0.5},
     "adef": {"kind": "adversarial", "attack": ADEF | {"overshoot": 1.2}, "epsilon": None, "share": 0.5},
     "flow_gradient": {"kind": "flow_gradient", "weight": 0.1},
+    "steady_state": {"kind": "steady_state", "weight": 0.5, "beyond": 1.0},
 }
 BASE = load_params(ROOT / "params.yaml")
 every_defence = pytest.mark.parametrize("name", DEFENCES)
@@ -53,11 +55,23 @@ def loss(entry: dict[str, Any], net: nn.Module, inputs: Tensor, labels: Tensor, 
     return found
 
 
+class Steady(nn.Module):
+    """A layer that pretends to be at a steady state, or not: ``path`` is the mean square of its input."""
+
+    beyond = 0.0
+    path: Tensor
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if self.beyond:
+            self.path = self.beyond * hidden.square().mean(1)
+        return hidden
+
+
 class Net(nn.Sequential):
     """A small smooth classifier that knows whether it was evaluated in training mode."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(144, 16), nn.Tanh(), nn.Linear(16, 5))
+        super().__init__(nn.Flatten(), nn.Linear(144, 16), nn.Tanh(), Steady(), nn.Linear(16, 5))
         self.modes: list[bool] = []
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -105,7 +119,7 @@ def test_randomness_belongs_to_the_example_and_the_epoch(name: str) -> None:
     labels = net(inputs).argmax(1)
     first, again, later = (loss(DEFENCES[name], net, inputs, labels, epoch=epoch) for epoch in (0, 0, 1))
     assert first == again
-    if DEFENCES[name]["kind"] != "flow_gradient":
+    if DEFENCES[name]["kind"] not in ("flow_gradient", "steady_state"):
         assert first != later
 
 
@@ -194,6 +208,16 @@ def test_flow_gradient_is_the_derivative_by_finite_differences() -> None:
     penalty += slopes * (gradient[:, 0] ** 2)[:, border].sum(1)
     expected = (F.cross_entropy(net(inputs), labels, reduction="none") + weight * penalty).mean()
     torch.testing.assert_close(loss({"kind": "flow_gradient", "weight": weight}, net, inputs, labels), expected)
+
+
+def test_the_steady_state_loss_is_added_and_forgotten() -> None:
+    net, (inputs, labels) = Net(), batch()
+    hidden = torch.tanh(net[1](inputs.flatten(1)))  # type: ignore[operator]
+    expected = F.cross_entropy(net(inputs), labels) + 0.5 * 2.0 * hidden.square().mean()
+    torch.testing.assert_close(loss(DEFENCES["steady_state"] | {"beyond": 2.0}, net, inputs, labels), expected)
+    assert net[3].beyond == 0
+    with pytest.raises(UserError, match=r"train\.defence: steady_state needs .* tisode"):
+        loss(DEFENCES["steady_state"], nn.Sequential(nn.Flatten(), nn.Linear(144, 5).double()), inputs, labels)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,24 @@ from pipeline import components, provenance
 ROOT = provenance.ROOT
 # Names of pipeline.<name>, from the ground up; a room stands for everything in it.
 LEVELS = (
-    {"components", "config", "deform", "errors", "fields", "files", "judge_field", "ode", "provenance", "schema"}
+    {
+        "components",
+        "config",
+        "deform",
+        "errors",
+        "fields",
+        "files",
+        "folders",
+        "judge_field",
+        "ode",
+        "provenance",
+        "schema",
+    }
     | {"seeds", "settings", "store"},
     {"attacks", "datasets", "models", "theory"},
     {"defences", "masking", "statistics"},
-    {"attacking", "classifier", "evaluate", "evaluator", "records", "report", "tracking", "trainer", "training"},
+    {"attacking", "classifier", "evaluate", "evaluator", "records", "refinement", "report", "tracking"}
+    | {"trainer", "training"},
     {"stages", "workspace", "__main__"},
 )
 ROOMS: tuple[components.Room, ...] = ("attacks", "datasets", "defences", "models")

@@ -24,6 +24,19 @@ IN_SHAPE, N_CLASSES = (1, 28, 28), 10
 WITHOUT_ENTRY: dict[str, dict[str, Any]] = {
     "mnist_a": {"kind": "adef_cnn", "preset": "mnist_a"},
     "mnist_b": {"kind": "adef_cnn", "preset": "mnist_b"},
+    "tisode": {
+        "kind": "tisode",
+        "channels": 16,
+        "groups": 4,
+        "solver": {"method": "rk4", "steps": 3, "gradient": "backprop"},
+    },
+    "input_ode": {
+        "kind": "input_ode",
+        "width": 8,
+        "augment": 2,
+        "solver": {"method": "rk4", "steps": 3, "gradient": "backprop"},
+        "readout": "trained",
+    },
     "dopri5": {
         "kind": "neural_ode",
         "channels": 16,

@@ -66,12 +66,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
 
 
 def read(root: Path) -> Benchmark:
-    return read_benchmark(
-        load_params(root / "params.yaml"),
-        data=root / "data/splits",
-        checkpoints=root / "checkpoints",
-        results=root / "results",
-    )
+    return read_benchmark(load_params(root / "params.yaml"), root)
 
 
 @pytest.fixture(scope="module")

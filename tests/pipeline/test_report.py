@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,16 +19,17 @@ from ruamel.yaml import YAML
 from pipeline.config import load_params
 from pipeline.errors import UserError
 from pipeline.files import write_json
+from pipeline.folders import CHECKPOINTS, DATA, REPORTS, RESULTS
 from pipeline.records import records
-from pipeline.report import tables
+from pipeline.refinement import Refinement
+from pipeline.report import refinement, tables
 from pipeline.report.cautions import cautions
 from pipeline.report.deformations import alike, alike_attack, budget_families, success_at_cost
 from pipeline.report.examples import FOOLED, examples
 from pipeline.report.inputs import Benchmark, read_benchmark
 from pipeline.report.summary import curves, metrics, summary
 from pipeline.stages import report
-from pipeline.stages.common import CHECKPOINTS, DATA, REPORTS, RESULTS
-from tests.pipeline.synthetic import ATTACKS, fooling_sizes, write_benchmark, write_params
+from tests.pipeline.synthetic import ATTACKS, fooling_sizes, refinements, write_benchmark, write_params
 
 MODELS, NAMES, SEEDS, N_IMAGES = ["cnn", "neural_ode"], ["gaussian", "fgsm", "pgd", "adef"], [0, 5], 30
 Edit = Callable[[pd.DataFrame], pd.DataFrame]
@@ -57,7 +59,7 @@ def run_stage(root: Path) -> None:
 
 def read(root: Path) -> Benchmark:
     params = load_params(root / "params.yaml")
-    return read_benchmark(params, data=root / DATA, checkpoints=root / CHECKPOINTS, results=root / RESULTS)
+    return read_benchmark(params, root)
 
 
 def edit(root: Path, model: str, attack: str, change: Edit) -> None:
@@ -188,7 +190,7 @@ def test_every_link_and_reference_of_the_page_leads_somewhere(finished: Path) ->
 
 
 def test_every_picture_is_there_as_svg_and_png(finished: Path) -> None:
-    names = {"robust_accuracy", "attacks-linf", "alike", *(f"curve-{attack}" for attack in NAMES)}
+    names = {"robust_accuracy", "attacks-linf", "alike", "refinement", *(f"curve-{attack}" for attack in NAMES)}
     names |= {f"examples-{attack}-{model}" for attack in NAMES for model in MODELS}
     files = {path.name for path in (finished / REPORTS / "figures").iterdir()}
     assert files == {f"{name}.{suffix}" for name in names for suffix in ("svg", "png")}
@@ -206,6 +208,19 @@ def test_every_fooled_image_is_a_dot_of_the_picture_of_alike_images(finished: Pa
         np.testing.assert_allclose(offsets[:, 1], 5 * offsets[:, 0])
     assert len(by_linf.lines) == 1  # the largest ball of fgsm and pgd
     assert not by_l2.lines
+
+
+def test_the_verdict_on_tied_nets_is_in_the_report(finished: Path) -> None:
+    text = (finished / REPORTS / "summary.md").read_text()
+    assert "| neural_ode | euler, 6 steps | 0.930 | 0.956 | 0.960 | 0.994 | is an ODE |" in text
+    benchmark = read(finished)
+    agreement, shift = refinement.picture(benchmark).axes
+    assert np.asarray(agreement.lines[0].get_xdata()).tolist() == [6, 12, 24, 48]
+    assert np.asarray(shift.lines[0].get_ydata()).tolist() == pytest.approx([0.3, 0.15, 0.075, 0.0375])
+    other = [Refinement(**one) for one in refinements("euler_net")]
+    for seeds, verdict in (([other], "is not an ODE"), ([other, *benchmark.refinements["neural_ode"]], "2 of 3 seeds")):
+        changed = replace(benchmark, refinements={"neural_ode": seeds})
+        assert verdict in refinement.table(changed).rows[0][-1]
 
 
 def test_success_is_drawn_against_the_budgets(tmp_path: Path) -> None:

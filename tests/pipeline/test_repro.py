@@ -137,7 +137,8 @@ def test_added_and_removed_strength(workspace: Workspace) -> None:
     assert set(curves.loc[curves["attack"] == "pgd", "epsilon"]) == {0, 0.1, 0.3}
 
 
-def test_killed_run_resumes_to_the_same_rows(workspace: Workspace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM], ids=lambda kill: kill.name)
+def test_killed_run_resumes_to_the_same_rows(workspace: Workspace, tmp_path: Path, kill: signal.Signals) -> None:
     other = Workspace(tmp_path / "killed")
     other.repro("train@resnet")
     process = other.start("attack@resnet")
@@ -146,8 +147,12 @@ def test_killed_run_resumes_to_the_same_rows(workspace: Workspace, tmp_path: Pat
         assert process.poll() is None, "finished before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    os.killpg(process.pid, kill)
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 60
+    while subprocess.run(["pgrep", "-g", str(process.pid)], check=False, stdout=subprocess.DEVNULL).returncode == 0:
+        assert time.monotonic() < deadline, "a stage outlives the signal"
+        time.sleep(0.1)
     finished = {path: path.stat().st_mtime_ns for path in other.folder.glob(".store/rows/*/*.parquet")}
     assert not (other.folder / "results/resnet").exists()
     other.repro("attack@resnet")

@@ -75,12 +75,7 @@ def benchmark_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def benchmark(benchmark_root: Path) -> Benchmark:
     root = benchmark_root
-    return read_benchmark(
-        load_params(root / "params.yaml"),
-        data=root / "data/splits",
-        checkpoints=root / "checkpoints",
-        results=root / "results",
-    )
+    return read_benchmark(load_params(root / "params.yaml"), root)
 
 
 def record(name: str, value: float = 0.5, artifacts: dict[str, list[Path]] | None = None) -> Record:

@@ -1,0 +1,9 @@
+"""Where the stages' outputs lie, relative to the folder of params.yaml."""
+
+from pathlib import Path
+
+DATA = Path("data/splits")
+CHECKPOINTS = Path("checkpoints")
+REFINEMENT = Path("refinement")
+RESULTS = Path("results")
+REPORTS = Path("reports")

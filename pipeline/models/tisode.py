@@ -1,0 +1,76 @@
+"""TisODE (Yan et al. 2020): a Neural ODE whose field does not depend on time, to be trained towards a steady state.
+
+Its second half, the steady-state loss, is the defence ``steady_state``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.base import BlockConfig, ResidualFunction, assemble
+from pipeline.ode import SolverConfig, SolverStatus, solve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(BlockConfig):
+    """Attributes: solver: the numerical method and how it is differentiated."""
+
+    solver: SolverConfig
+
+
+def couples_batch(config: Config) -> bool:
+    """Whether an image's logits depend on the other images of its batch."""
+    return config.solver.couples_batch
+
+
+class AutonomousField(ResidualFunction):
+    """f(z), (B, channels, H, W) to the same shape."""
+
+    def bind(self, _z: Tensor) -> tuple[object, tuple[Tensor, ...]]:
+        """The field as a function of time and state, and every tensor besides them that it reads."""
+        return lambda _t, state: self(state), tuple(self.parameters())
+
+
+class SteadyBlock(nn.Module):
+    """z(0) to z(1) of dz/dt = f(z), shape-preserving; what it notes of a forward pass is as in ``neural_ode``.
+
+    ``path`` (B,) is, if ``beyond`` is set, ∫ mean|f(z(t))| dt over [1, 1 + beyond]: 0 in a steady state.
+    """
+
+    nfe: Tensor
+    solver_failed: Tensor
+    path: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.field = AutonomousField(config)
+        self.solver = config.solver
+        self.beyond = 0.0
+
+    def forward(self, z: Tensor) -> Tensor:
+        field, parameters = self.field.bind(z)
+        solution = solve(field, z, t0=0.0, t1=1.0, config=self.solver, parameters=parameters)  # type: ignore[arg-type]
+        self.nfe, self.solver_failed = solution.nfe, solution.status != SolverStatus.OK
+        if self.beyond:
+            self.path = self._path(solution.z1)
+        return solution.z1
+
+    def _path(self, z1: Tensor) -> Tensor:
+        """Solved with the state: one more channel carries the integral."""
+
+        def extended(_t: Tensor, state: Tensor) -> Tensor:
+            velocity = self.field(state[:, :-1])
+            return torch.cat((velocity, velocity.abs().mean((1, 2, 3), keepdim=True).expand_as(state[:, -1:])), dim=1)
+
+        start = torch.cat((z1, torch.zeros_like(z1[:, :1])), dim=1)
+        parameters = tuple(self.field.parameters())
+        end = solve(extended, start, t0=1.0, t1=1.0 + self.beyond, config=self.solver, parameters=parameters).z1
+        return end[:, -1, 0, 0]
+
+
+def build(config: Config, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+    """(B, *in_shape) in [0, 1] to logits (B, n_classes)."""
+    return assemble(lambda: SteadyBlock(config), config, in_shape=in_shape, n_classes=n_classes)

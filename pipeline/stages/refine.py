@@ -1,0 +1,49 @@
+"""refine: is each tied net an ODE? Its predictions with ever finer steps, on the first test images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.attacking import Target
+from pipeline.config import load_params
+from pipeline.datasets.base import Split, read_card, read_split
+from pipeline.files import atomic_directory, write_json
+from pipeline.folders import DATA, REFINEMENT
+from pipeline.refinement import refine, refinement_key
+from pipeline.stages.attack import load_target
+from pipeline.stages.common import run
+from pipeline.store import STORE, locked
+
+IMAGES = 500
+
+
+def main() -> None:
+    params = load_params()
+    split, card = read_split(DATA, "test"), read_card(DATA)
+    with locked("refine"):
+        found = {
+            name: [
+                _refined(load_target(model, name, seed, split, card["n_classes"]), split, card) for seed in params.seeds
+            ]
+            for name, model in params.models.items()
+        }
+        with atomic_directory(REFINEMENT) as folder:
+            write_json(folder / "refinement.json", {name: seeds for name, seeds in found.items() if any(seeds)})
+
+
+def _refined(target: Target, split: Split, card: dict[str, Any]) -> list[dict[str, Any]]:
+    """From the store, or computed now; nothing for a net without tied blocks."""
+    data = f"{card['splits']['test']['sha256']}, first {IMAGES}"
+    key = refinement_key(target.weights_sha256, target.model.kind, target.model.config, data)
+    path = STORE / "refinement" / f"{key}.json"
+    if not path.is_file():
+        found = refine(target.net.eval(), split.inputs[:IMAGES], split.labels[:IMAGES])
+        write_json(path, [asdict(refinement) for refinement in found])
+    stored: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return stored
+
+
+if __name__ == "__main__":
+    run(main)
