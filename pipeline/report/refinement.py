@@ -6,36 +6,43 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from pipeline.refinement import is_ode
+from pipeline.refinement import Refinement, is_ode
 from pipeline.report.inputs import Benchmark
 from pipeline.report.style import line_style, styled
 from pipeline.report.tables import Table
 
-WIDTH, HEIGHT = 3.5, 2.6  # inches of a panel
+WIDTH, HEIGHT = 3.2, 2.6  # inches of a panel
+MEASURES = {
+    "accuracy": "accuracy",
+    "agreement": "predictions as the flow's",
+    "logit_shift": "distance of the logits",
+}
 
 
 def picture(benchmark: Benchmark) -> Figure:
-    """Agreement with the flow's predictions, and the distance of the logits, against steps; means over seeds."""
+    """Accuracy, agreement with the flow's predictions and distance of the logits against steps; means over seeds."""
     with styled():
-        figure = Figure(figsize=(2 * WIDTH, HEIGHT + 0.3), layout="constrained")
-        agreement, shift = figure.subplots(1, 2)
-        for position, model in enumerate(benchmark.params.models):
-            if model not in benchmark.refinements:
-                continue
-            fixed = list(zip(*benchmark.refinements[model], strict=True))[:-1]  # by solver, without the reference
-            steps = [seeds[0].steps for seeds in fixed]
-            style = line_style(position)
-            agreement.plot(steps, [fmean(seed.agreement for seed in seeds) for seeds in fixed], label=model, **style)
-            shift.plot(steps, [fmean(seed.logit_shift for seed in seeds) for seeds in fixed], label=model, **style)
-        for axes in (agreement, shift):
+        figure = Figure(figsize=(len(MEASURES) * WIDTH, HEIGHT + 0.3), layout="constrained")
+        panels = figure.subplots(1, len(MEASURES))
+        for axes, (name, label) in zip(panels, MEASURES.items(), strict=True):
+            for position, model in enumerate(benchmark.params.models):
+                if model in benchmark.refinements:
+                    steps, values = _line(benchmark.refinements[model], name)
+                    axes.plot(steps, values, label=model, **line_style(position))
             axes.set_xscale("log", base=2)
             axes.set_xlabel("steps (the first is the net as trained)")
-        agreement.set_ylabel("predictions as the flow's")
-        shift.set_ylabel("distance of the logits")
-        shift.set_yscale("log")
-        handles, labels = agreement.get_legend_handles_labels()
+            axes.set_ylabel(label)
+        panels[-1].set_yscale("log")
+        handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
+
+
+def _line(seeds: list[list[Refinement]], name: str) -> tuple[list[int | None], list[float]]:
+    """Steps, and the mean of a measure over seeds at each of them; without the reference, which has no steps."""
+    fixed = list(zip(*seeds, strict=True))[:-1]
+    values = [fmean(getattr(one, name) for one in of_seeds) for of_seeds in fixed]
+    return [of_seeds[0].steps for of_seeds in fixed], values
 
 
 def table(benchmark: Benchmark) -> Table:

@@ -214,7 +214,8 @@ def test_the_verdict_on_tied_nets_is_in_the_report(finished: Path) -> None:
     text = (finished / REPORTS / "summary.md").read_text()
     assert "| neural_ode | euler, 6 steps | 0.930 | 0.956 | 0.960 | 0.994 | is an ODE |" in text
     benchmark = read(finished)
-    agreement, shift = refinement.picture(benchmark).axes
+    accuracy, agreement, shift = refinement.picture(benchmark).axes
+    assert np.asarray(accuracy.lines[0].get_ydata())[0] == pytest.approx(0.93)
     assert np.asarray(agreement.lines[0].get_xdata()).tolist() == [6, 12, 24, 48]
     assert np.asarray(shift.lines[0].get_ydata()).tolist() == pytest.approx([0.3, 0.15, 0.075, 0.0375])
     other = [Refinement(**one) for one in refinements("euler_net")]
