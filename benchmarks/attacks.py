@@ -29,7 +29,7 @@ from pipeline import components
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split
 from pipeline.deform import deformation_size
-from pipeline.training import build
+from pipeline.nets import build
 
 MODELS = ("resnet", "neural_ode")
 LONG = 4.0  # seconds from which on an attack is timed twice and not three times

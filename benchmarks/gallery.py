@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from pipeline import components
-from pipeline.attacking import Target, first_examples, make_cell
+from pipeline.attacking import first_examples, make_cell
 from pipeline.components import nearest
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import CARD, Split, read_card, read_split
@@ -30,10 +30,10 @@ from pipeline.errors import UserError
 from pipeline.evaluate import Examples, Judged, evaluate, predict
 from pipeline.files import atomic_write
 from pipeline.folders import CHECKPOINTS, DATA
+from pipeline.nets import Target, load_target
 from pipeline.report.examples import FOOLED, SIZE, WITHSTOOD
 from pipeline.report.style import COLOURS, GRID, INK, STRENGTH, save_png, styled
 from pipeline.settings import AttackEntry
-from pipeline.stages.attack import load_target
 from pipeline.stages.common import run
 from pipeline.statistics import RESULTS
 

@@ -25,10 +25,10 @@ from pipeline.config import Params, load_params
 from pipeline.datasets.base import read_card, read_split
 from pipeline.errors import UserError
 from pipeline.folders import DATA
+from pipeline.nets import load_target
 from pipeline.ode import SolverConfig
 from pipeline.report.style import line_style, save_png, styled
 from pipeline.settings import Component
-from pipeline.stages.attack import load_target
 
 MODEL, SEED, IMAGES = "neural_ode", 0, 100
 EPSILON = 0.15

@@ -26,8 +26,8 @@ from pipeline.datasets.base import Split, read_card, read_split
 from pipeline.errors import UserError
 from pipeline.folders import CHECKPOINTS, DATA
 from pipeline.judge_field import examine
+from pipeline.nets import load_target
 from pipeline.settings import AttackEntry, Component
-from pipeline.stages.attack import load_target
 from pipeline.stages.common import run
 
 IMAGES, SCIPY_IMAGES = 100, 20

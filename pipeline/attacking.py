@@ -5,36 +5,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline import components, provenance
 from pipeline.datasets.base import Split, input_sha256
 from pipeline.evaluate import FIELD_JUDGE, Cell, Examples, Judged
 from pipeline.evaluator import Chunks, Evaluator, climb
 from pipeline.files import atomic_write, digest
+from pipeline.nets import Target
 from pipeline.schema import validate
-from pipeline.settings import AttackEntry, Component, ComputeConfig, EvaluateConfig
+from pipeline.settings import AttackEntry, ComputeConfig, EvaluateConfig
 from pipeline.store import STORE, RowStore
 from pipeline.trainer import make_trainer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A trained model under attack, and the hash of its weights."""
-
-    model: Component
-    seed: int
-    net: nn.Module
-    weights_sha256: str
 
 
 def first_examples(split: Split, n: int) -> Examples:

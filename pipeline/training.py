@@ -15,26 +15,16 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline import components, provenance
+from pipeline import provenance
 from pipeline.classifier import Classifier, batches
 from pipeline.datasets.base import Split
 from pipeline.files import atomic_write, digest, write_json
-from pipeline.seeds import derive_seed
-from pipeline.settings import Architecture, Component, ComputeConfig, TrainConfig, modules
+from pipeline.nets import build
+from pipeline.settings import Architecture, ComputeConfig, TrainConfig, modules
 from pipeline.store import STORE
 from pipeline.trainer import make_trainer
 
 logger = logging.getLogger(__name__)
-
-
-def build(model: Component, *, in_shape: tuple[int, int, int], n_classes: int, seed: int) -> nn.Module:
-    """The untrained net. Its initial weights depend on the seed alone, so equal parts start equal."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "initial weights"))
-        net: nn.Module = components.load("models", model.kind).build(
-            model.config, in_shape=in_shape, n_classes=n_classes
-        )
-    return net
 
 
 def training_key(model: Architecture, card: dict[str, Any], seed: int) -> str:

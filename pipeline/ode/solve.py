@@ -12,7 +12,6 @@ from enum import IntEnum
 from typing import Any, Literal
 
 import torch
-import torchode
 from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
@@ -165,6 +164,8 @@ def _solve_together(
 
 def _solve_each(field: VectorField, z0: Tensor, t0: float, t1: float, config: SolverConfig) -> Solution:
     """By torchode: a sequence of steps for each sample; one that fails takes no other with it."""
+    import torchode  # loads sympy: a second and a half that most processes need not spend
+
     z1 = torch.zeros_like(z0)
     nfe, accepted, rejected, status = (torch.zeros(len(z0), dtype=torch.int64, device=z0.device) for _ in range(4))
     rows = torch.arange(len(z0), device=z0.device)
@@ -188,7 +189,9 @@ def _solve_each(field: VectorField, z0: Tensor, t0: float, t1: float, config: So
     return Solution(z1, nfe, accepted, rejected, status)
 
 
-def _run_torchode(field: VectorField, z0: Tensor, t0: float, t1: float, config: SolverConfig) -> torchode.Solution:
+def _run_torchode(field: VectorField, z0: Tensor, t0: float, t1: float, config: SolverConfig) -> Any:
+    import torchode
+
     shape, ones = z0.shape, (1,) * (z0.dim() - 1)
     term = torchode.ODETerm(lambda t, z: field(t.view(-1, *ones), z.view(shape)).flatten(1))
     method = {"dopri5": torchode.Dopri5, "tsit5": torchode.Tsit5}[config.method](term=term)

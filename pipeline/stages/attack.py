@@ -6,18 +6,14 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from safetensors.torch import load_file
-
-from pipeline.attacking import AttackRun, Target, make_cell, write_attack
+from pipeline.attacking import AttackRun, make_cell, write_attack
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split, read_card, read_split
-from pipeline.errors import UserError
-from pipeline.files import atomic_directory, sha256
-from pipeline.folders import CHECKPOINTS, DATA, RESULTS
-from pipeline.settings import Component
+from pipeline.files import atomic_directory
+from pipeline.folders import DATA, RESULTS
+from pipeline.nets import Target, load_target
 from pipeline.stages.common import is_first_rank, pick, run
 from pipeline.store import locked
-from pipeline.training import build
 
 
 def main() -> None:
@@ -46,24 +42,6 @@ def attack_all(name: str, targets: list[Target], params: Params, split: Split, c
         run.predict(params.compute)
         runs.append(run)
     return runs
-
-
-def load_target(model: Component, trained: str, seed: int, split: Split, n_classes: int) -> Target:
-    """A net with the weights of the model ``trained``: itself or, for a variant, another.
-
-    Raises:
-        UserError: the checkpoint is missing, damaged, or of another architecture.
-    """
-    path = CHECKPOINTS / trained / f"seed-{seed}.safetensors"
-    net = build(model, in_shape=split.in_shape, n_classes=n_classes, seed=seed)
-    try:
-        net.load_state_dict(load_file(path))
-    except Exception as error:
-        raise UserError(
-            f"{path}: missing, damaged or of another architecture ({' '.join(str(error).split())[:200]}); "
-            f"run `dvc repro --force train@{model.name}`"
-        ) from error
-    return Target(model, seed, net.eval(), sha256(path))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.attacking import Target
 from pipeline.config import load_params
 from pipeline.datasets.base import Split, read_card, read_split
 from pipeline.files import atomic_directory, write_json
 from pipeline.folders import DATA, REFINEMENT
-from pipeline.refinement import refine, refinement_key
-from pipeline.stages.attack import load_target
+from pipeline.nets import Target, load_target
+from pipeline.refining import refine, refinement_key
 from pipeline.stages.common import run
 from pipeline.store import STORE, locked
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import refinement
+from pipeline import refining
 from pipeline.models import cnn, euler_net, neural_ode, resnet, tisode
 from pipeline.ode import SolverConfig
-from pipeline.refinement import is_ode, native_solver, refine
+from pipeline.refinement import is_ode
+from pipeline.refining import native_solver, refine
 
 SHAPE: dict[str, Any] = {"in_shape": (1, 28, 28), "n_classes": 3}
 RK4 = SolverConfig(method="rk4", steps=4, gradient="backprop")
@@ -45,8 +46,8 @@ def test_the_first_is_the_net_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", TIED)
 def test_finer_steps_come_nearer_to_the_flow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tight = dataclasses.replace(refinement.REFERENCE, rtol=1e-10, atol=1e-10)
-    monkeypatch.setattr(refinement, "REFERENCE", tight)
+    tight = dataclasses.replace(refining.REFERENCE, rtol=1e-10, atol=1e-10)
+    monkeypatch.setattr(refining, "REFERENCE", tight)
     inputs, labels = images(4)
     found = refine(copy.deepcopy(TIED[name]).double().eval(), inputs.double(), labels)
     shifts = [one.logit_shift for one in found]

@@ -30,7 +30,18 @@ LEVELS = (
     | {"seeds", "settings", "store"},
     {"attacks", "datasets", "models", "theory"},
     {"defences", "masking", "statistics"},
-    {"attacking", "classifier", "evaluate", "evaluator", "records", "refinement", "report", "tracking"}
+    {
+        "attacking",
+        "classifier",
+        "evaluate",
+        "evaluator",
+        "nets",
+        "records",
+        "refinement",
+        "refining",
+        "report",
+        "tracking",
+    }
     | {"trainer", "training"},
     {"stages", "workspace", "__main__"},
 )

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from pipeline import components
 from pipeline.config import load_params, parse
+from pipeline.nets import build
 from pipeline.provenance import ROOT
 from pipeline.settings import Component
-from pipeline.training import build
 
 IN_SHAPE, N_CLASSES = (1, 28, 28), 10
 # Entries of kinds that params.yaml does not use, and of settings worth testing besides: {name: entry}.

@@ -1,0 +1,55 @@
+"""Nets: untrained by their seed, and trained from their checkpoint. Knows nothing of Lightning, which loads slowly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline import components
+from pipeline.datasets.base import Split
+from pipeline.errors import UserError
+from pipeline.files import sha256
+from pipeline.folders import CHECKPOINTS
+from pipeline.seeds import derive_seed
+from pipeline.settings import Component
+
+
+@dataclass(frozen=True)
+class Target:
+    """A trained model under attack, and the hash of its weights."""
+
+    model: Component
+    seed: int
+    net: nn.Module
+    weights_sha256: str
+
+
+def build(model: Component, *, in_shape: tuple[int, int, int], n_classes: int, seed: int) -> nn.Module:
+    """The untrained net. Its initial weights depend on the seed alone, so equal parts start equal."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initial weights"))
+        net: nn.Module = components.load("models", model.kind).build(
+            model.config, in_shape=in_shape, n_classes=n_classes
+        )
+    return net
+
+
+def load_target(model: Component, trained: str, seed: int, split: Split, n_classes: int) -> Target:
+    """A net with the weights of the model ``trained``: itself or, for a variant, another.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged, or of another architecture.
+    """
+    path = CHECKPOINTS / trained / f"seed-{seed}.safetensors"
+    net = build(model, in_shape=split.in_shape, n_classes=n_classes, seed=seed)
+    try:
+        net.load_state_dict(load_file(path))
+    except Exception as error:
+        raise UserError(
+            f"{path}: missing, damaged or of another architecture ({' '.join(str(error).split())[:200]}); "
+            f"run `dvc repro --force train@{model.name}`"
+        ) from error
+    return Target(model, seed, net.eval(), sha256(path))
