@@ -43,12 +43,17 @@ def scipy_peer(config: lbfgs.Config, *, iterations: int, tolerance: float) -> Pe
 
     def run(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         found = []
-        for image, label in zip(inputs[:, None], labels.tolist(), strict=True):
-            with torch.no_grad():
-                target = int(model(image)[0].argsort(descending=True)[:2].tolist()[1])
-            problem = _Problem(model, image, label, target)
-            _search(problem, config, iterations=iterations, tolerance=tolerance)
-            found.append(problem.nearest)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # at its best: on single images SciPy and torch get into each other's threads
+        try:
+            for image, label in zip(inputs[:, None], labels.tolist(), strict=True):
+                with torch.no_grad():
+                    target = int(model(image)[0].argsort(descending=True)[:2].tolist()[1])
+                problem = _Problem(model, image, label, target)
+                _search(problem, config, iterations=iterations, tolerance=tolerance)
+                found.append(problem.nearest)
+        finally:
+            torch.set_num_threads(threads)
         return torch.cat(found)
 
     return run
