@@ -32,7 +32,7 @@ from pipeline.files import atomic_write
 from pipeline.folders import CHECKPOINTS, DATA
 from pipeline.nets import Target, load_target
 from pipeline.report.examples import FOOLED, SIZE, WITHSTOOD
-from pipeline.report.style import COLOURS, GRID, INK, STRENGTH, save_png, styled
+from pipeline.report.style import ARROWS, COLOURS, GRID, INK, STRENGTH, save_png, styled
 from pipeline.settings import AttackEntry
 from pipeline.stages.common import run
 from pipeline.statistics import RESULTS
@@ -244,15 +244,9 @@ class _Sheet:
             top + (ys[drawn] + 0.5) / side,
             arrows[:, 0],
             arrows[:, 1],
-            angles="xy",
-            scale_units="xy",
-            scale=1,
-            units="xy",
             width=0.011,
-            headwidth=3.5,
-            headlength=4,
-            headaxislength=3.5,
             color=FOOLED,
+            **ARROWS,
         )
         if factor > 1:
             self.label(row, column, f"× {factor}")

@@ -49,8 +49,8 @@ def scipy_peer(config: lbfgs.Config, *, iterations: int, tolerance: float) -> Pe
             for image, label in zip(inputs[:, None], labels.tolist(), strict=True):
                 with torch.no_grad():
                     target = int(model(image)[0].argsort(descending=True)[:2].tolist()[1])
-                problem = _Problem(model, image, label, target)
-                _search(problem, config, iterations=iterations, tolerance=tolerance)
+                problem = ScipyProblem(model, image, label, target)
+                scipy_search(problem, config, iterations=iterations, tolerance=tolerance)
                 found.append(problem.nearest)
         finally:
             torch.set_num_threads(threads)
@@ -60,13 +60,17 @@ def scipy_peer(config: lbfgs.Config, *, iterations: int, tolerance: float) -> Pe
 
 
 @dataclass
-class _Problem:
-    """One image (1, C, H, W), and the smallest perturbation that was met at any evaluation."""
+class ScipyProblem:
+    """One image (1, C, H, W), and the smallest perturbation that was met at any evaluation.
+
+    ``targeted``: only the target is success, else any class but the label.
+    """
 
     model: nn.Module
     image: Tensor
     label: int
     target: int
+    targeted: bool = False
 
     def __post_init__(self) -> None:
         self.original: Array = self.image.flatten().double().numpy()
@@ -79,7 +83,8 @@ class _Problem:
         logits = self.model(point)
         loss = F.cross_entropy(logits, torch.tensor([self.target]))
         (gradient,) = torch.autograd.grad(loss, point)
-        fooled = int(logits.argmax()) != self.label
+        prediction = int(logits.argmax())
+        fooled = prediction == self.target if self.targeted else prediction != self.label
         size = float(np.linalg.norm(z - self.original))
         if fooled and size < self.smallest:
             self.smallest, self.nearest = size, point.detach()
@@ -92,7 +97,7 @@ class _Problem:
         return float(loss + c * r @ r), gradient + 2 * c * r
 
 
-def _search(problem: _Problem, config: lbfgs.Config, *, iterations: int, tolerance: float) -> None:
+def scipy_search(problem: ScipyProblem, config: lbfgs.Config, *, iterations: int, tolerance: float) -> None:
     """The search over c of ``pipeline.attacks.lbfgs``: same first c, same bracketing, same bisection."""
     loss, gradient, _ = problem.evaluate(problem.original)
     inwards = np.clip(problem.original - gradient, 0, 1) - problem.original

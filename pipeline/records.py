@@ -140,7 +140,7 @@ def _architecture(benchmark: Benchmark, model: str, aggregates: list[Record]) ->
     return Record(
         name=model,
         note=f"**{model}** under every attack: the metrics of its aggregates, named `<attack>/…`.",
-        tags=_tags(benchmark, "architecture", model, dvc_stage=f"attack@{model}"),
+        tags=_tags(benchmark, "architecture", model, dvc_stage=_attack_stage(benchmark, model)),
         params=flat({"model": _config(benchmark.params.attacked[model])}),
         metrics=[
             Metric(f"{aggregate.tags['attack']}/{metric.key}", metric.value, metric.step)
@@ -171,8 +171,17 @@ def _tags(benchmark: Benchmark, level: str, model: str, **more: str) -> dict[str
     return _common_tags(benchmark) | {"level": level, "model": model, "mlflow.runColor": colour} | more
 
 
+def _attack_stage(benchmark: Benchmark, model: str) -> str:
+    """Name of the DVC cell that attacks a model or variant."""
+    return f"attack{'_variant' if model in benchmark.params.variants else ''}@{model}"
+
+
 def _attack_tags(benchmark: Benchmark, level: str, result: Result) -> dict[str, str]:
-    more = {"dvc_stage": f"attack@{result.model}", "attack": result.attack.name, "norm": result.attack.norm}
+    more = {
+        "dvc_stage": _attack_stage(benchmark, result.model),
+        "attack": result.attack.name,
+        "norm": result.attack.norm,
+    }
     return _tags(benchmark, level, result.model, **more)
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline import components
 from pipeline.attacks.base import ExampleRng
-from pipeline.defences.base import evaluating
+from pipeline.defences.base import evaluating, loss_with
 from pipeline.fields import PositiveFloat, UnitFloat
 from pipeline.settings import Component, InRoom
 
@@ -53,6 +52,4 @@ def loss(net: nn.Module, inputs: Tensor, labels: Tensor, *, config: Config, rng:
             config=config.attack.config,
             rng=rng.subset(chosen),
         )
-    mixed = inputs.clone()
-    mixed[chosen] = output.adv_inputs
-    return F.cross_entropy(net(mixed), labels)
+    return loss_with(net, inputs, labels, chosen, output.adv_inputs)

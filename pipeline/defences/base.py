@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -27,3 +28,10 @@ def evaluating(net: nn.Module) -> Iterator[None]:
         yield
     finally:
         net.train(training)
+
+
+def loss_with(net: nn.Module, inputs: Tensor, labels: Tensor, chosen: Tensor, adv_inputs: Tensor) -> Tensor:
+    """Mean cross-entropy of a batch whose ``chosen`` images, a mask (B,), are replaced by ``adv_inputs``."""
+    mixed = inputs.clone()
+    mixed[chosen] = adv_inputs
+    return F.cross_entropy(net(mixed), labels)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.attacks.base import ExampleRng
 from pipeline.attacks.displacement import advance, ascent, random_fields, step_length
 from pipeline.attacks.losses import value_and_gradient
-from pipeline.defences.base import evaluating
+from pipeline.defences.base import evaluating, loss_with
 from pipeline.deform import warp
 from pipeline.fields import NonNegativeFloat, PositiveFloat, PositiveInt, UnitFloat
 
@@ -53,6 +52,4 @@ def loss(net: nn.Module, inputs: Tensor, labels: Tensor, *, config: Config, rng:
             _, _, gradient = value_and_gradient(net, images, goals, None, "cross_entropy")
             step = ascent(gradient, start, images, fields, radius, length=length, sigma=config.sigma)
             fields = advance(fields, step, radius, fold_free=config.fold_free)
-    mixed = inputs.clone()
-    mixed[chosen] = warp(start, fields).clamp_(0, 1)
-    return F.cross_entropy(net(mixed), labels)
+    return loss_with(net, inputs, labels, chosen, warp(start, fields).clamp_(0, 1))

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.attacks.balls import BallNorm, project, random_point, steepest
 from pipeline.attacks.base import ExampleRng
 from pipeline.attacks.losses import value_and_gradient
-from pipeline.defences.base import evaluating
+from pipeline.defences.base import evaluating, loss_with
 from pipeline.fields import PositiveFloat, PositiveInt, UnitFloat
 
 
@@ -47,6 +46,4 @@ def loss(net: nn.Module, inputs: Tensor, labels: Tensor, *, config: Config, rng:
             _, _, gradient = value_and_gradient(net, points, goals, None, "cross_entropy")
             step = config.step_size * config.epsilon * steepest(gradient, config.norm)
             points = project(points + step, start, config.epsilon, config.norm)
-    mixed = inputs.clone()
-    mixed[chosen] = points
-    return F.cross_entropy(net(mixed), labels)
+    return loss_with(net, inputs, labels, chosen, points)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pipeline.report.inputs import Images, Result
-from pipeline.report.style import COLOURS, INK, styled
+from pipeline.report.style import ARROWS, COLOURS, INK, styled
 from pipeline.statistics import RESULTS
 
 Picture = npt.NDArray[np.float32]
@@ -156,15 +156,9 @@ class _Column:
             ROWS[row] * len(field) + 0.5 + ys[drawn],
             arrows[drawn][:, 0],
             arrows[drawn][:, 1],
-            angles="xy",
-            scale_units="xy",
-            scale=1,
-            units="xy",
             width=0.28,
-            headwidth=3.5,
-            headlength=4,
-            headaxislength=3.5,
             color=FOOLED,
+            **ARROWS,
         )
         if factor > 1:
             self.axes.text(self.left + 0.6, ROWS[row] * len(field) + 0.6, f"× {factor}", fontsize=6, va="top")

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
 from pipeline.ode import SolverConfig
 from pipeline.ode.adjoint import AdjointGradients, adjoint_gradients
+from tests.analytic.vector_fields import MATRIX, Smooth
 
 T0, T1 = 0.3, 1.7
 TIGHT = SolverConfig(method="dopri5", rtol=1e-12, atol=1e-12, max_steps=10_000, control="batch", gradient="backprop")
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # of z0, weight, bias, t0, t1
-
-
-class Smooth(nn.Module):
-    """f(t, z) = tanh(z Wᵀ + t b): nonlinear, and of time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(1)
-        self.weight = nn.Parameter(torch.randn(3, 3, dtype=torch.float64, generator=generator))
-        self.bias = nn.Parameter(torch.randn(3, dtype=torch.float64, generator=generator))
-
-    def forward(self, t: Tensor, z: Tensor) -> Tensor:
-        return torch.tanh(z @ self.weight.T + t * self.bias)
 
 
 def start() -> Tensor:
@@ -84,9 +72,6 @@ def test_all_four_gradients_agree(way: str) -> None:
     for gradient, other in zip(by_our_adjoint(), expected, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-6, atol=1e-6)
         assert gradient.abs().max() > 1e-2  # or agreement would mean little
-
-
-MATRIX = torch.tensor([[-0.5, 2.0, 0.3], [-2.0, -0.5, 0.1], [0.2, 0.4, 0.7]], dtype=torch.float64)
 
 
 def linear_gradients(config: SolverConfig) -> tuple[AdjointGradients, Tensor, Tensor]:

@@ -15,12 +15,12 @@ from pipeline.models.base import BlockConfig
 from pipeline.models.vector_field import TimeConv2d, TimeField
 from pipeline.ode import Solution, SolverConfig, SolverStatus, solve
 from pipeline.ode.solve import CONTROLLED_BY
+from tests.analytic.vector_fields import MATRIX, Smooth
 
 Method = Literal["euler", "midpoint", "rk4", "explicit_adams"]
 Gradient = Literal["backprop", "adjoint"]
 ORDERS: dict[Method, int] = {"euler": 1, "midpoint": 2, "rk4": 4, "explicit_adams": 4}
 STAGES: dict[Method, int] = {"euler": 1, "midpoint": 2, "rk4": 4}
-MATRIX = torch.tensor([[-0.5, 2.0, 0.3], [-2.0, -0.5, 0.1], [0.2, 0.4, 0.7]], dtype=torch.float64)
 
 
 def fixed(method: Method, steps: int, gradient: Gradient = "backprop") -> SolverConfig:
@@ -206,19 +206,6 @@ def cubic(_t: Tensor, z: Tensor) -> Tensor:
 
 
 # Gradients, on a smooth field with parameters.
-
-
-class Smooth(nn.Module):
-    """f(t, z) = tanh(z Wᵀ + t b)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(1)
-        self.weight = nn.Parameter(torch.randn(3, 3, dtype=torch.float64, generator=generator))
-        self.bias = nn.Parameter(torch.randn(3, dtype=torch.float64, generator=generator))
-
-    def forward(self, t: Tensor, z: Tensor) -> Tensor:
-        return torch.tanh(z @ self.weight.T + t * self.bias)
 
 
 def loss_of(field: Smooth, z0: Tensor, config: SolverConfig) -> Tensor:
