@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pipeline.fields import NonNegativeInt, PositiveInt
 from pipeline.models.base import Normalise
-from pipeline.ode import SolverConfig, SolverStatus, solve
+from pipeline.models.solved import SolvedBlock
+from pipeline.ode import SolverConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +56,17 @@ class ImageField(nn.Module):
         return velocity
 
 
-class Flow(nn.Module):
-    """x(0) to x(1); ``nfe`` and ``solver_failed`` (B,) are of the last forward pass."""
-
-    nfe: Tensor
-    solver_failed: Tensor
+class Flow(SolvedBlock):
+    """x(0), with its channels of zeros, to x(1)."""
 
     def __init__(self, channels: int, config: Config) -> None:
-        super().__init__()
-        self.augment, self.solver = config.augment, config.solver
+        super().__init__(config.solver)
+        self.augment = config.augment
         self.field = ImageField(channels + config.augment, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         start = F.pad(x, (0, 0, 0, 0, 0, self.augment))
-        parameters = tuple(self.field.parameters())
-        solution = solve(self.field, start, t0=0.0, t1=1.0, config=self.solver, parameters=parameters)
-        self.nfe, self.solver_failed = solution.nfe, solution.status != SolverStatus.OK
-        return solution.z1
+        return self.flow(self.field, start, tuple(self.field.parameters()))
 
 
 def build(config: Config, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:

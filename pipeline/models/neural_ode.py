@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline.models.base import BlockConfig, assemble
+from pipeline.models.solved import SolvedBlock
 from pipeline.models.vector_field import TimeField
-from pipeline.ode import SolverConfig, SolverStatus, solve
+from pipeline.ode import SolverConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,26 +24,16 @@ def couples_batch(config: Config) -> bool:
     return config.solver.couples_batch
 
 
-class OdeBlock(nn.Module):
-    """z(0) to z(1), shape-preserving.
-
-    ``nfe`` (B,) and ``solver_failed`` (B,) say of the last forward pass how often each image's field was evaluated and
-    whether its solver gave up.
-    """
-
-    nfe: Tensor
-    solver_failed: Tensor
+class OdeBlock(SolvedBlock):
+    """z(0) to z(1), shape-preserving."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config.solver)
         self.field = TimeField(config)
-        self.solver = config.solver
 
     def forward(self, z: Tensor) -> Tensor:
         field, parameters = self.field.bind(z)
-        solution = solve(field, z, t0=0.0, t1=1.0, config=self.solver, parameters=parameters)
-        self.nfe, self.solver_failed = solution.nfe, solution.status != SolverStatus.OK
-        return solution.z1
+        return self.flow(field, z, parameters)
 
 
 def build(config: Config, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:

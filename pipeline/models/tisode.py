@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.base import BlockConfig, ResidualFunction, assemble
-from pipeline.ode import SolverConfig, SolverStatus, solve
+from pipeline.models.solved import SolvedBlock
+from pipeline.ode import SolverConfig, solve
+from pipeline.ode.solve import VectorField
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,34 +31,30 @@ def couples_batch(config: Config) -> bool:
 class AutonomousField(ResidualFunction):
     """f(z), (B, channels, H, W) to the same shape."""
 
-    def bind(self, _z: Tensor) -> tuple[object, tuple[Tensor, ...]]:
+    def bind(self, _z: Tensor) -> tuple[VectorField, tuple[Tensor, ...]]:
         """The field as a function of time and state, and every tensor besides them that it reads."""
         return lambda _t, state: self(state), tuple(self.parameters())
 
 
-class SteadyBlock(nn.Module):
-    """z(0) to z(1) of dz/dt = f(z), shape-preserving; what it notes of a forward pass is as in ``neural_ode``.
+class SteadyBlock(SolvedBlock):
+    """z(0) to z(1) of dz/dt = f(z), shape-preserving.
 
     ``path`` (B,) is, if ``beyond`` is set, ∫ mean|f(z(t))| dt over [1, 1 + beyond]: 0 in a steady state.
     """
 
-    nfe: Tensor
-    solver_failed: Tensor
     path: Tensor
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config.solver)
         self.field = AutonomousField(config)
-        self.solver = config.solver
         self.beyond = 0.0
 
     def forward(self, z: Tensor) -> Tensor:
         field, parameters = self.field.bind(z)
-        solution = solve(field, z, t0=0.0, t1=1.0, config=self.solver, parameters=parameters)  # type: ignore[arg-type]
-        self.nfe, self.solver_failed = solution.nfe, solution.status != SolverStatus.OK
+        z1 = self.flow(field, z, parameters)
         if self.beyond:
-            self.path = self._path(solution.z1)
-        return solution.z1
+            self.path = self._path(z1)
+        return z1
 
     def _path(self, z1: Tensor) -> Tensor:
         """Solved with the state: one more channel carries the integral."""

@@ -21,6 +21,7 @@ FIXED_STEP = ("euler", "midpoint", "rk4", "explicit_adams")
 # The adaptive methods by who may control their steps.
 CONTROLLED_BY: dict[str, tuple[str, ...]] = {"dopri5": ("batch", "sample"), "tsit5": ("sample",)}
 ADAMS_MAX_ORDER = 5  # as torchdiffeq counts: the method's order is 4
+EVALUATIONS = 6  # per step of dopri5 and of tsit5, whose seventh stage is the next step's first
 VectorField = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -172,7 +173,7 @@ def _solve_each(field: VectorField, z0: Tensor, t0: float, t1: float, config: So
     while len(rows):
         found = _run_torchode(field, z0[rows], t0, t1, config)
         steps, done = found.stats["n_steps"], found.status == torchode.Status.SUCCESS.value
-        nfe[rows] += _evaluations(config) * steps + 2  # and two for the first step's size
+        nfe[rows] += EVALUATIONS * steps + 2  # and two for the first step's size
         accepted[rows] += found.stats["n_accepted"]
         rejected[rows] += steps - found.stats["n_accepted"]
         limit = found.status == torchode.Status.REACHED_MAX_STEPS.value
@@ -201,8 +202,3 @@ def _run_torchode(field: VectorField, z0: Tensor, t0: float, t1: float, config: 
     # The steps' sizes depend on the state, too: without their share the gradient is not that of the computation.
     solver = torchode.AutoDiffAdjoint(method, controller, max_steps=config.max_steps)
     return solver.solve(problem)
-
-
-def _evaluations(config: SolverConfig) -> int:
-    """Of the field per step; the last stage of these methods is the next step's first."""
-    return {"dopri5": 6, "tsit5": 6}[config.method]

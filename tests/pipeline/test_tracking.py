@@ -436,8 +436,10 @@ def refusing_server() -> Iterator[str]:
 
 
 def test_a_server_that_refuses_is_not_down(refusing_server: str) -> None:
-    """It wants a password, which MLflow's own error will say."""
+    """It wants a password, which MLflow's own error will say; nobody listens at port 9."""
     tracking._probe(refusing_server)
+    with pytest.raises(tracking.UnreachableError):
+        tracking._probe("http://127.0.0.1:9")
 
 
 def test_an_empty_address_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
