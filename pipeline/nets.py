@@ -50,6 +50,6 @@ def load_target(model: Component, trained: str, seed: int, split: Split, n_class
     except Exception as error:
         raise UserError(
             f"{path}: missing, damaged or of another architecture ({' '.join(str(error).split())[:200]}); "
-            f"run `dvc repro --force train@{model.name}`"
+            f"run `dvc repro --force train@{trained}`"
         ) from error
     return Target(model, seed, net.eval(), sha256(path))

@@ -1,8 +1,8 @@
 """Projected gradient ascent on the displacement field: the strongest deformation of size ‖τ‖_T ≤ ε found.
 
 τ ← P(τ + α_k ε d), with d of length 1, or less where the disk ends (``displacement.ascent``), P the projection to
-‖τ‖_T ≤ ε, and to fold-free fields if asked for (``displacement.advance``), and α_k = step_size · (1 − k/steps). The size
-is ADef's (Alaifari et al. 2019); stAdv (Xiao et al. 2018) and Xia and Li (2021) climb on fields, too, but bound
+‖τ‖_T ≤ ε, and to fold-free fields if asked for (``displacement.advance``), and α_k = step_size · (1 − k/steps). The
+size is ADef's (Alaifari et al. 2019); stAdv (Xiao et al. 2018) and Xia and Li (2021) climb on fields, too, but bound
 something else.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -59,19 +60,25 @@ def budget_families(benchmark: Benchmark) -> dict[str, list[str]]:
     for attack in benchmark.params.attacks.values():
         if attack.norm == "deformation" and getattr(attack.config, "budget", None) is not None:
             families.setdefault((attack.kind, replace(attack.config, budget=None)), []).append(attack.name)
-    named = {}
-    for (kind, config), names in families.items():
-        free = " (fold-free)" if getattr(config, "fold_free", False) else ""
-        named[kind + free] = sorted(names, key=lambda name: benchmark.params.attacks[name].config.budget)
-    return {name: members for name, members in named.items() if len(members) > 1}
+    named: dict[str, list[str]] = {}
+    for (kind, _), names in families.items():
+        if len(names) > 1:
+            words = zip(*(name.split("_") for name in names), strict=False)
+            label = "_".join(word for word, *_ in takewhile(lambda w: len(set(w)) == 1, words)) or kind
+            label += f" ({len(named) + 1})" if label in named else ""
+            named[label] = sorted(names, key=lambda name: benchmark.params.attacks[name].config.budget)
+    return named
+
+
+def common_strengths(benchmark: Benchmark) -> list[float]:
+    """Strengths that all of these attacks are read off at, ascending."""
+    members = [benchmark.params.attacks[name] for names in budget_families(benchmark).values() for name in names]
+    return sorted(set.intersection(*(set(member.epsilons) for member in members))) if members else []
 
 
 def success_at_cost(benchmark: Benchmark) -> Figure:
     """Share of images fooled within each common strength against the budget: a row per strength, a column per model."""
-    families = budget_families(benchmark)
-    members = [benchmark.params.attacks[name] for names in families.values() for name in names]
-    strengths = sorted(set.intersection(*(set(member.epsilons) for member in members)))
-    models = list(benchmark.results)
+    families, strengths, models = budget_families(benchmark), common_strengths(benchmark), list(benchmark.results)
     with styled():
         size = (WIDTH * len(models), HEIGHT * len(strengths) + 0.3)
         figure = Figure(figsize=size, layout="constrained")

@@ -104,9 +104,9 @@ def _alike(benchmark: Benchmark) -> Picture | None:
 
 
 def _costs(benchmark: Benchmark) -> Picture | None:
-    families = deformations.budget_families(benchmark)
-    if not families:
+    if not deformations.common_strengths(benchmark):
         return None
+    families = deformations.budget_families(benchmark)
     alt = f"Share of images fooled against the budget of {', '.join(families)}, a panel per architecture and strength."
     return Picture("success-against-budget", deformations.success_at_cost(benchmark), alt)
 

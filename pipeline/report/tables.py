@@ -45,7 +45,7 @@ def architectures(benchmark: Benchmark) -> Table:
     rows = [
         (
             f"{model} (of {variants[model].of})" if model in variants else model,
-            *(form.format(numbers[key]) if numbers.get(key) else NOTHING for key, form in forms.items()),
+            *(form.format(numbers[key]) if key in numbers else NOTHING for key, form in forms.items()),
         )
         for model, numbers in architecture_numbers(benchmark).items()
     ]
@@ -58,14 +58,13 @@ def architectures(benchmark: Benchmark) -> Table:
 
 
 def architecture_numbers(benchmark: Benchmark) -> dict[str, dict[str, float]]:
-    """Architecture to its numbers, means over the seeds; nfe 0 is no ODE. Variants have no training."""
+    """Architecture to its numbers, means over the seeds; no nfe without an ODE, no training of a variant."""
     found = {}
     for model, by_attack in benchmark.results.items():
         results = list(by_attack.values())
-        cost = {
-            "nfe": fmean(float(result.rows["nfe"].mean()) for result in results),
-            "attack_seconds": sum(statistics.seconds_per_seed(result.rows) for result in results),
-        }
+        cost = {"attack_seconds": sum(statistics.seconds_per_seed(result.rows) for result in results)}
+        nfe = fmean(float(result.rows["nfe"].mean()) for result in results)
+        cost |= {"nfe": nfe} if nfe else {}
         if model not in benchmark.training:
             found[model] = cost
             continue

@@ -24,7 +24,7 @@ from pipeline.records import records
 from pipeline.refinement import Refinement
 from pipeline.report import refinement, tables
 from pipeline.report.cautions import cautions
-from pipeline.report.deformations import alike, alike_attack, budget_families, success_at_cost
+from pipeline.report.deformations import alike, alike_attack, budget_families, common_strengths, success_at_cost
 from pipeline.report.examples import FOOLED, examples
 from pipeline.report.inputs import Benchmark, read_benchmark
 from pipeline.report.summary import curves, metrics, summary
@@ -229,6 +229,18 @@ def test_success_is_drawn_against_the_budgets(tmp_path: Path) -> None:
     write_benchmark(tmp_path, models=MODELS, attacks=names, seeds=SEEDS, n_images=N_IMAGES)
     benchmark = read(tmp_path)
     assert budget_families(benchmark) == {"adef": ["adef_cheap", "adef_dear"]}
+    cheap, dear = (benchmark.params.attacks[name] for name in ("adef_cheap", "adef_dear"))
+    apart = [
+        replace(attack, name=f"wide_{attack.name}", config=replace(attack.config, sigma=2)) for attack in (cheap, dear)
+    ]
+    attacks = {attack.name: attack for attack in (cheap, dear, *apart)}
+    four = replace(benchmark, params=replace(benchmark.params, attacks=attacks))
+    assert budget_families(four) == {
+        "adef": ["adef_cheap", "adef_dear"],
+        "wide_adef": ["wide_adef_cheap", "wide_adef_dear"],
+    }
+    unlike = replace(benchmark.params, attacks={"adef_cheap": cheap, "adef_dear": replace(dear, epsilons=(0.123,))})
+    assert common_strengths(replace(benchmark, params=unlike)) == []
     strengths = ATTACKS["adef"]["epsilons"]
     panels = iter(success_at_cost(benchmark).axes)
     for strength in strengths:
