@@ -1,1 +1,5 @@
-"""Speed against floors and peers, as ratios within one run; never timed tests."""
+"""Speed, memory and strength against peers and floors, measured in the same run and with the stages' allocator."""
+
+from pipeline.allocation import keep_freed_memory
+
+keep_freed_memory()

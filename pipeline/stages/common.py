@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipeline.allocation import keep_freed_memory
 from pipeline.components import nearest
 from pipeline.errors import UserError
 
@@ -19,6 +20,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a stage; an error that is the user's to mend becomes one line and exit status 1."""
     # Lightning takes note of SIGTERM and goes on predicting, unless somebody before it has said what it means.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         main()

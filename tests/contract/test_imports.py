@@ -15,6 +15,7 @@ ROOT = provenance.ROOT
 # Names of pipeline.<name>, from the ground up; a room stands for everything in it.
 LEVELS = (
     {
+        "allocation",
         "components",
         "config",
         "deform",
