@@ -21,13 +21,14 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from pipeline import components
-from pipeline.attacking import first_examples, make_cell
+from pipeline.attacking import make_cell
 from pipeline.components import nearest
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import CARD, Split, read_card, read_split
 from pipeline.deform import jacobian_determinants
 from pipeline.errors import UserError
 from pipeline.evaluate import Examples, Judged, evaluate, predict
+from pipeline.examples import first_examples
 from pipeline.files import atomic_write
 from pipeline.folders import CHECKPOINTS, DATA
 from pipeline.nets import Target, load_target

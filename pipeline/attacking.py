@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline import components, provenance
-from pipeline.datasets.base import Split, input_sha256
+from pipeline.datasets.base import Split
 from pipeline.evaluate import FIELD_JUDGE, Cell, Examples, Judged
 from pipeline.evaluator import Chunks, Evaluator, climb
+from pipeline.examples import first_examples
 from pipeline.files import atomic_write, digest
 from pipeline.nets import Target
 from pipeline.schema import validate
@@ -26,14 +27,6 @@ from pipeline.store import STORE, RowStore
 from pipeline.trainer import make_trainer
 
 logger = logging.getLogger(__name__)
-
-
-def first_examples(split: Split, n: int) -> Examples:
-    """The first n examples of a split (all of it, if it has fewer)."""
-    n = min(n, len(split.labels))
-    return Examples(
-        tuple(range(n)), split.inputs[:n], split.labels[:n], tuple(input_sha256(image) for image in split.images[:n])
-    )
 
 
 def make_cell(

@@ -23,6 +23,7 @@ from pipeline.settings import (
     ComputeConfig,
     EvaluateConfig,
     TrainConfig,
+    TransferConfig,
     Variant,
 )
 
@@ -46,6 +47,7 @@ class Params:
     seeds: tuple[int, ...]
     attacks: dict[str, AttackEntry]
     evaluate: EvaluateConfig
+    transfer: TransferConfig
     compute: ComputeConfig
 
     @property
@@ -93,6 +95,7 @@ def _parse_params(raw: Any, path: Path) -> Params:
         seeds=_seeds(sections["seeds"], at + "seeds"),
         attacks=attacks,
         evaluate=evaluate,
+        transfer=_transfer(sections["transfer"], attacks, at + "transfer"),
         compute=parse(ComputeConfig, sections["compute"], at + "compute"),
     )
 
@@ -152,6 +155,17 @@ def _check_coupling(sections: dict[str, dict[str, Any]], declared: tuple[str, ..
                 f"{at}{section}.{name}: an image's prediction depends on the others of its batch; let each sample "
                 "control its steps (solver: {control: sample}), or add the model to evaluate.batch_coupled"
             )
+
+
+def _transfer(raw: Any, attacks: dict[str, AttackEntry], where: str) -> TransferConfig:
+    transfer = parse(TransferConfig, raw, where)
+    for name in transfer.attacks:
+        if name not in attacks:
+            raise ParamsError(f"{where}.attacks: {name!r} is no attack; {components.nearest(name, attacks)}")
+    for name, solver in transfer.solvers.items():
+        if solver.couples_batch:
+            raise ParamsError(f"{where}.solvers.{name}.control: must be sample: predictions may not depend on a batch")
+    return transfer
 
 
 def _attack(name: str, raw: Any, where: str) -> AttackEntry:
@@ -243,6 +257,8 @@ def _value(raw: Any, hint: Any, where: str) -> Any:
         if not isinstance(raw, list):
             raise ParamsError(f"{where}: must be a list, not {_describe(raw)}")
         return tuple(_value(item, get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(raw))
+    if origin is dict:
+        return _named(raw, where, lambda _, item, at: _value(item, get_args(hint)[1], at), may_be_empty=True)
     if dataclasses.is_dataclass(hint):
         return parse(hint, raw, where)  # type: ignore[arg-type]
     return _scalar(raw, hint, where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,6 +131,37 @@ def _evaluate_draw(
     output, checked = _run(model, examples, cell, epsilon=epsilon, rng=rng)
     seconds = (time.perf_counter() - started) / max(len(examples), 1)
     verdict = judge(model, examples, output, cell, epsilon=epsilon, status=checked, clean_logits=clean_logits)
+    rows = _rows(examples, cell, verdict | {"epsilon": epsilon, "draw": draw, "seconds": seconds})
+    return Judged(rows, output.adv_inputs, output.deformation)
+
+
+def evaluate_transferred(
+    model: nn.Module,
+    examples: Examples,
+    output: AttackOutput,
+    cell: Cell,
+    *,
+    epsilons: Sequence[float | None],
+    source: tuple[str, int],
+    clean_logits: Tensor,
+) -> pd.DataFrame:
+    """Rows of images that an attack made on another model: judged as if it had made them on this one, forwards only.
+
+    Args:
+        epsilons: the strength that each of the images was made at; None for a minimal attack's.
+        source: the other model and its seed.
+    """
+    started = time.perf_counter()
+    bounds = [math.inf if epsilon is None else epsilon for epsilon in epsilons]
+    bound = torch.tensor(bounds, dtype=torch.float64, device=examples.inputs.device)
+    verdict = judge(model, examples, output, cell, epsilon=bound, status=output.status, clean_logits=clean_logits)
+    seconds = (time.perf_counter() - started) / max(len(examples), 1)
+    more = {"epsilon": epsilons, "draw": 0, "seconds": seconds, "source_model": source[0], "source_seed": source[1]}
+    return _rows(examples, cell, verdict | more)
+
+
+def _rows(examples: Examples, cell: Cell, columns: dict[str, Any]) -> pd.DataFrame:
+    """Rows of the schema: who was attacked by what, and ``columns``, which say how it went."""
     identity = {
         "dataset": cell.dataset,
         "split": cell.split,
@@ -141,16 +173,13 @@ def _evaluate_draw(
         "seed": cell.seed,
         "attack": cell.attack,
         "norm": cell.norm,
-        "epsilon": epsilon,
-        "draw": draw,
         "inherited": False,
         "source_model": None,
         "source_seed": None,
-        "seconds": seconds,
         "config_hash": cell.config_hash,
     }
-    rows = pd.DataFrame(identity | verdict, index=range(len(examples)))
-    return Judged(validate(rows, source=f"{cell.model}/{cell.attack}"), output.adv_inputs, output.deformation)
+    rows = pd.DataFrame(identity | columns, index=range(len(examples)))
+    return validate(rows, source=f"{cell.model}/{cell.attack}")
 
 
 def _run(
@@ -225,11 +254,13 @@ def judge(
     output: AttackOutput,
     cell: Cell,
     *,
-    epsilon: float | None,
+    epsilon: float | Tensor | None,
     status: Tensor,
     clean_logits: Tensor,
 ) -> dict[str, Any]:
     """Columns of the verdict on an attack's output, one value an example (names and meaning: ``pipeline.schema``).
+
+    ``epsilon`` is one strength for all, or a tensor (B,) of one for each.
 
     success = clean_correct & (adv_pred != label) & in_box & (size <= epsilon), with no size test for Gaussian noise
     and for minimal attacks, and with ``folded_share == 0`` where the attack is ``fold_free``.
@@ -288,7 +319,7 @@ def _overrule(status: Tensor, against: Tensor, code: Status) -> Tensor:
     return torch.where((status <= int(Status.BUDGET)) & against, int(code), status)
 
 
-def _within(columns: dict[str, Tensor], cell: Cell, epsilon: float | None) -> Tensor:
+def _within(columns: dict[str, Tensor], cell: Cell, epsilon: float | Tensor | None) -> Tensor:
     """Whether the size is allowed, and the field free of folds where that is the threat model."""
     allowed = torch.ones_like(columns["in_box"])
     if cell.norm != "sigma":

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pipeline.components import Room
 from pipeline.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pipeline.ode import SolverConfig
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,19 @@ class EvaluateConfig:
     chunk_size: PositiveInt
     n_examples: NonNegativeInt
     batch_coupled: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig:
+    """Stored adversarial images tried on other models.
+
+    Attributes:
+        attacks: keys of ``attacks`` whose images are tried on every other model.
+        solvers: name to solver: every model that has one is tried on its own images under these, too.
+    """
+
+    attacks: tuple[str, ...]
+    solvers: dict[str, SolverConfig]
 
 
 @dataclass(frozen=True, kw_only=True)

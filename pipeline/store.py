@@ -96,11 +96,20 @@ def _name(chunk: int, epsilon: float | None) -> str:
     return f"{chunk:06d}-{'minimal' if epsilon is None else repr(epsilon)}"
 
 
-def _read(path: Path) -> Unit | None:
-    images = path.with_suffix(".safetensors")
+def read_rows(path: Path) -> pd.DataFrame | None:
+    """Stored rows, or None; a damaged file counts as absent and is removed."""
     try:
-        return Unit(validate(pd.read_parquet(path), source=str(path)), load_file(images))
-    except Exception:  # pyarrow and safetensors raise many kinds for a damaged file; all mean "compute it again"
+        return validate(pd.read_parquet(path), source=str(path))
+    except Exception:  # pyarrow raises many kinds for a damaged file; all mean "compute it again"
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _read(path: Path) -> Unit | None:
+    rows = read_rows(path)
+    try:
+        return None if rows is None else Unit(rows, load_file(path.with_suffix(".safetensors")))
+    except Exception:  # as safetensors does
         _remove(path)
         return None
 

@@ -77,6 +77,9 @@ def _apply(params: dict[str, Any], change: dict[str, Any], where: str) -> None:
                 raise ParamsError(f"{where}: only.{section}: {name!r} is not in params.yaml; {nearest(name, entries)}")
         for name in [name for name in entries if name not in names]:
             del entries[name]
+    # What transfers follows what is attacked.
+    if "transfer" in params:
+        params["transfer"]["attacks"] = [name for name in params["transfer"]["attacks"] if name in params["attacks"]]
     _merge(params, change.get("set") or {})
 
 

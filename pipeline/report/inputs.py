@@ -18,11 +18,12 @@ from pipeline import components, statistics
 from pipeline.config import Params
 from pipeline.datasets.base import read_card, read_split
 from pipeline.errors import UserError
-from pipeline.folders import CHECKPOINTS, DATA, REFINEMENT, RESULTS
+from pipeline.folders import CHECKPOINTS, DATA, REFINEMENT, RESULTS, TRANSFER
 from pipeline.refinement import Refinement
 from pipeline.schema import validate
 from pipeline.settings import AttackEntry
 from pipeline.statistics import Estimate, Outcomes
+from pipeline.worst_case import THREATS, Evidence, gather
 
 Images = dict[str, npt.NDArray[Any]]
 
@@ -66,6 +67,7 @@ class Benchmark:
     Attributes:
         training: model to the training report of each seed; variants have none.
         refinements: tied model to its refinements for each seed (``pipeline.refinement``).
+        transfers: attack to the rows of its images on other models.
         results: model or variant to attack to its result.
         images: (N, C, H, W), the test images that adversarial examples are kept of, in [0, 1].
         card: the data card.
@@ -74,6 +76,7 @@ class Benchmark:
     params: Params
     training: dict[str, list[dict[str, Any]]]
     refinements: dict[str, list[list[Refinement]]]
+    transfers: dict[str, pd.DataFrame]
     results: dict[str, dict[str, Result]]
     images: npt.NDArray[np.float32]
     card: dict[str, Any]
@@ -81,6 +84,20 @@ class Benchmark:
     def of_attack(self, attack: str) -> list[Result]:
         """The results of one attack on all architectures."""
         return [results[attack] for results in self.results.values()]
+
+    @cached_property
+    def evidence(self) -> dict[str, dict[str, Evidence]]:
+        """Threat to model to everything found under it; threats that no attack seeks are left out."""
+        found: dict[str, dict[str, Evidence]] = {}
+        unfolded = any(getattr(attack.config, "fold_free", False) for attack in self.params.attacks.values())
+        for threat in (threat for threat in THREATS if unfolded or not threat.fold_free):
+            for model, results in self.results.items():
+                attacks = {name: (result.rows, result.attack.epsilons) for name, result in results.items()}
+                transferred = [rows[rows["model"] == model] for rows in self.transfers.values()]
+                gathered = gather(threat, attacks, transferred)
+                if gathered:
+                    found.setdefault(threat.name, {})[model] = gathered
+        return found
 
     def all(self) -> list[Result]:
         """All results, architecture by architecture."""
@@ -109,6 +126,9 @@ def read_benchmark(params: Params, root: Path = Path()) -> Benchmark:
             model: [[Refinement(**one) for one in seed] for seed in seeds]
             for model, seeds in _read_json(root / REFINEMENT / "refinement.json").items()
             if model in params.models
+        },
+        transfers={
+            name: _read_transfer(root / TRANSFER / f"{name}.parquet", params) for name in params.transfer.attacks
         },
         results={
             model: {
@@ -142,6 +162,18 @@ def _read_result(params: Params, model: str, attack: AttackEntry, folder: Path, 
     except ValueError as error:
         raise ReportError(f"{path}: not what params.yaml asks for: {error}; run `dvc repro`") from error
     return Result(model, attack, rows, outcomes, _read_images(path.with_suffix(".examples.safetensors")))
+
+
+def _read_transfer(path: Path, params: Params) -> pd.DataFrame:
+    """Rows whose target, source and strength params.yaml still names."""
+    try:
+        rows = validate(pd.read_parquet(path), source=str(path))
+    except (OSError, ValueError) as error:
+        raise _missing(path, error) from error
+    epsilons, attacked = params.attacks[path.stem].epsilons, list(params.attacked)
+    known = rows["model"].str.partition("@")[0].isin(attacked) & rows["source_model"].isin(attacked)
+    known &= rows["seed"].isin(params.seeds) & rows["source_seed"].isin(params.seeds)
+    return rows[known & (rows["epsilon"].isna() | rows["epsilon"].isin(epsilons))]
 
 
 def _wanted(rows: pd.DataFrame, params: Params, attack: AttackEntry, n_images: int) -> pd.DataFrame:

@@ -9,8 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import components
-from pipeline.report import refinement, tables
+from pipeline.report import refinement, tables, transfer
 from pipeline.report.cautions import cautions
+from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.deformations import alike_attack
 from pipeline.report.inputs import Benchmark
 from pipeline.report.pictures import Picture, Pictures
@@ -52,6 +53,8 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         alike_attack=alike_attack(benchmark),
         architectures=tables.architectures(benchmark),
         areas=tables.areas(benchmark),
+        worst_cases={THREAT_WORDS[name]: tables.worst_cases(found) for name, found in benchmark.evidence.items()},
+        transfers=[transfer.table(benchmark, attack) for attack in benchmark.transfers],
         refinements=refinement.table(benchmark),
         sections=[_section(benchmark, pictures, attack) for attack in benchmark.params.attacks],
         seed=benchmark.params.seeds[0],

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from pipeline.files import write_text
-from pipeline.report import curves, deformations, examples, refinement
+from pipeline.report import curves, deformations, examples, refinement, sensitivity, transfer
 from pipeline.report.inputs import Benchmark, Result
 from pipeline.report.style import save_png, to_svg
 
@@ -40,12 +40,16 @@ class Picture:
 class Pictures:
     """``curves`` by attack, ``examples`` by attack and architecture, ``comparisons`` one for each shared norm.
 
-    ``alike`` needs an attack on deformations, ``costs`` some that differ in their budgets alone, ``refinement`` a net
-    with tied blocks.
+    ``worst_cases`` needs an attack with a norm, ``transfer`` images tried elsewhere, ``sensitivity`` one that goes on
+    at every strength, ``alike`` an attack on deformations, ``costs`` some that differ in their budgets alone,
+    ``refinement`` a net with tied blocks.
     """
 
+    worst_cases: Picture | None
     overview: Picture
     comparisons: tuple[Picture, ...]
+    transfer: Picture | None
+    sensitivity: Picture | None
     alike: Picture | None
     costs: Picture | None
     refinement: Picture | None
@@ -55,14 +59,16 @@ class Pictures:
     def all(self) -> list[Picture]:
         """In the order of the page."""
         examples = [picture for of_attack in self.examples.values() for picture in of_attack.values()]
-        optional = [picture for picture in (self.alike, self.costs, self.refinement) if picture]
-        return [self.overview, *self.comparisons, *optional, *self.curves.values(), *examples]
+        optional = (self.transfer, self.sensitivity, self.alike, self.costs, self.refinement)
+        first = [picture for picture in (self.worst_cases, self.overview, *self.comparisons, *optional) if picture]
+        return [*first, *self.curves.values(), *examples]
 
 
 def draw(benchmark: Benchmark) -> Pictures:
     """Draw everything that the results allow."""
     attacks = benchmark.params.attacks
     return Pictures(
+        worst_cases=_worst_cases(benchmark),
         overview=Picture(
             "robust_accuracy",
             curves.overview(benchmark),
@@ -78,6 +84,8 @@ def draw(benchmark: Benchmark) -> Pictures:
             )
             for norm, names in curves.shared_norms(benchmark).items()
         ),
+        transfer=_transfer(benchmark),
+        sensitivity=_sensitivity(benchmark),
         alike=_alike(benchmark),
         costs=_costs(benchmark),
         refinement=_refinement(benchmark),
@@ -91,6 +99,33 @@ def draw(benchmark: Benchmark) -> Pictures:
         },
         examples={name: _examples(benchmark, benchmark.of_attack(name)) for name in attacks},
     )
+
+
+def _worst_cases(benchmark: Benchmark) -> Picture | None:
+    if not benchmark.evidence:
+        return None
+    threats = ", ".join(curves.THREAT_WORDS[threat] for threat in benchmark.evidence)
+    return Picture(
+        "worst-case",
+        curves.worst_cases(benchmark),
+        f"Robust accuracy against strength under the strongest attack on each image: {threats}.",
+        curves.worst_cases(benchmark, narrow=True),
+    )
+
+
+def _transfer(benchmark: Benchmark) -> Picture | None:
+    if not benchmark.transfers:
+        return None
+    alt = f"Share of images of {', '.join(benchmark.transfers)} that fool other models; the numbers are in the tables."
+    return Picture("transfer", transfer.picture(benchmark), alt)
+
+
+def _sensitivity(benchmark: Benchmark) -> Picture | None:
+    names = sensitivity.attacks(benchmark)
+    if not names:
+        return None
+    alt = f"Change of the logits per change of the image, and margins, against the strength of {', '.join(names)}."
+    return Picture("sensitivity", sensitivity.picture(benchmark), alt)
 
 
 def _alike(benchmark: Benchmark) -> Picture | None:

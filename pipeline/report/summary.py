@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from pipeline import statistics
-from pipeline.report import refinement, tables
+from pipeline.report import refinement, tables, transfer
 from pipeline.report.cautions import cautions
+from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.inputs import Benchmark, Result
 from pipeline.report.tables import Table
 
@@ -28,12 +29,18 @@ HOW_TO_READ = (
 def curves(benchmark: Benchmark) -> pd.DataFrame:
     """All curves: model, attack, norm, epsilon, robust_accuracy, low, high, n_images, n_seeds.
 
-    Strength 0 is clean accuracy on the attacked images.
+    First the worst case of each threat, called ``worst_case_<threat>``. Strength 0 is clean accuracy on the attacked
+    images.
     """
+    worst = [
+        (model, f"worst_case_{threat}", found.norm, statistics.curve(found.worst))
+        for threat, by_model in benchmark.evidence.items()
+        for model, found in by_model.items()
+    ]
+    single = [(result.model, result.attack.name, result.attack.norm, result.curve.copy()) for result in benchmark.all()]
     parts = []
-    for result in benchmark.all():
-        curve = result.curve.copy()
-        names = {"model": result.model, "attack": result.attack.name, "norm": result.attack.norm}
+    for model, attack, norm, curve in worst + single:
+        names = {"model": model, "attack": attack, "norm": norm}
         for position, (column, value) in enumerate(names.items()):
             curve.insert(position, column, value)
         parts.append(curve)
@@ -76,10 +83,16 @@ def summary(benchmark: Benchmark) -> str:
     """The report as Markdown, for a console and for the page of a CI job."""
     parts = [f"# {QUESTION}", describe(benchmark)]
     parts += [f"> ⚠ {caution}" for caution in cautions(benchmark)]
+    parts += ["## The worst case"]
+    for threat, by_model in benchmark.evidence.items():
+        table = tables.worst_cases(by_model)
+        parts += [f"### {THREAT_WORDS[threat]}", _block(table)]
     parts += ["## Architectures", _block(tables.architectures(benchmark))]
     parts += ["## Area under the curve", _block(tables.areas(benchmark))]
     if benchmark.refinements:
         parts += ["## Is it an ODE?", _block(refinement.table(benchmark))]
+    parts += ["## Transfer"] if benchmark.transfers else []
+    parts += [_block(transfer.table(benchmark, attack)) for attack in benchmark.transfers]
     parts += ["## Robust accuracy"]
     for name in benchmark.params.attacks:
         parts += [f"### {name}", tables.robust_accuracies(benchmark.of_attack(name)).markdown()]

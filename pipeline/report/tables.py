@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+
+import pandas as pd
 
 from pipeline import statistics
 from pipeline.report.inputs import Benchmark, Result
 from pipeline.statistics import Estimate
+from pipeline.worst_case import Evidence
 
 NOTHING = "–"
 
@@ -98,9 +101,25 @@ def areas(benchmark: Benchmark) -> Table:
     )
 
 
+def worst_cases(by_model: Mapping[str, Evidence]) -> Table:
+    """The strongest attack on each image in numbers, strength × architecture."""
+    found = next(iter(by_model.values()))
+    n_images = found.worst.sizes.shape[1]
+    transferred = ", images made on other models" if "transfer" in found.sizes else ""
+    caption = (
+        "Robust accuracy with its 95 % interval under the strongest of "
+        f"{', '.join(found.attacks)}{transferred} on each of the {n_images} images that all of them attacked."
+    )
+    return _curves(caption, {model: statistics.curve(evidence.worst) for model, evidence in by_model.items()})
+
+
 def robust_accuracies(results: Sequence[Result]) -> Table:
     """One attack's curve in numbers, strength × architecture."""
-    curves = [result.curve for result in results]
+    return _curves("Robust accuracy with its 95 % interval.", {result.model: result.curve for result in results})
+
+
+def _curves(caption: str, by_model: Mapping[str, pd.DataFrame]) -> Table:
+    curves = list(by_model.values())
     rows = [
         (
             "0 (clean)" if i == 0 else f"{epsilon:g}",
@@ -108,9 +127,7 @@ def robust_accuracies(results: Sequence[Result]) -> Table:
         )
         for i, epsilon in enumerate(curves[0]["epsilon"])
     ]
-    return Table(
-        "Robust accuracy with its 95 % interval.", ("strength", *(result.model for result in results)), tuple(rows)
-    )
+    return Table(caption, ("strength", *by_model), tuple(rows))
 
 
 def details(results: Sequence[Result]) -> Table:

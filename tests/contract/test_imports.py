@@ -30,12 +30,14 @@ LEVELS = (
     }
     | {"seeds", "settings", "store"},
     {"attacks", "datasets", "models", "theory"},
-    {"defences", "masking", "statistics"},
+    {"defences", "statistics"},
+    {"masking", "worst_case"},
     {
         "attacking",
         "classifier",
         "evaluate",
         "evaluator",
+        "examples",
         "nets",
         "records",
         "refinement",
@@ -43,7 +45,7 @@ LEVELS = (
         "report",
         "tracking",
     }
-    | {"trainer", "training"},
+    | {"trainer", "training", "transferring"},
     {"stages", "workspace", "__main__"},
 )
 ROOMS: tuple[components.Room, ...] = ("attacks", "datasets", "defences", "models")

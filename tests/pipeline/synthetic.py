@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline import schema
 from pipeline.datasets.base import Dataset, Split, input_sha256, write_dataset
 from pipeline.deform import deformation_size, smooth, warp
 from pipeline.files import write_json
@@ -73,9 +74,11 @@ ATTACKS: dict[str, dict[str, Any]] = {
 
 ATTACKS |= {f"adef_{name}": ATTACKS["adef"] | {"budget": cost} for name, cost in (("cheap", 34), ("dear", 331))}
 
+SOLVERS = {"euler": {"method": "euler", "steps": 4, "gradient": "backprop"}}
 MINIMAL_KINDS = {"adef", "lbfgs"}
 CLIMBING_KINDS = {"pgd"}
 N_EXAMPLES = 4
+STRANGER = 1.5  # times the fooling size at which an image falls to one made on another model
 NFE = {"neural_ode": 16}
 IMPROVEMENT = {"cnn": 0.7, "resnet": 1.0, "euler_net": 1.2, "neural_ode": 1.5}
 
@@ -131,6 +134,8 @@ def write_benchmark(
             write_json(path.with_suffix(".json"), training_report(model, seed))
         for attack in attacks:
             write_results(root, model, attack, seeds, test)
+    for attack in transferred(attacks):
+        write_transfer(root, models, attack, seeds, test)
 
 
 def write_params(
@@ -160,6 +165,7 @@ def write_params(
         "seeds": list(seeds),
         "attacks": {name: ATTACKS[name] | {"n_images": n_images} for name in attacks},
         "evaluate": {"seed": 0, "chunk_size": 100, "n_examples": N_EXAMPLES, "batch_coupled": []},
+        "transfer": {"attacks": transferred(attacks), "solvers": SOLVERS},
         "compute": {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"},
     }
     with (root / "params.yaml").open("w", encoding="utf-8") as file:
@@ -255,6 +261,38 @@ def write_results(root: Path, model: str, attack: str, seeds: Sequence[int], tes
     path.parent.mkdir(parents=True, exist_ok=True)
     validate(pd.concat(parts, ignore_index=True), source=str(path)).to_parquet(path, index=False)
     save_file(examples, path.with_suffix(".examples.safetensors"))
+
+
+def transferred(attacks: Sequence[str]) -> list[str]:
+    """The attacks whose images are tried on other models."""
+    return [name for name in attacks if name == "pgd"]
+
+
+def write_transfer(root: Path, models: Sequence[str], attack: str, seeds: Sequence[int], test: Split) -> None:
+    """``transfer/<attack>.parquet``: to another's image an image falls at ``STRANGER`` times its own fooling size."""
+    parts = [schema.empty()]
+
+    def add(target: str, seed: int, fooling: npt.NDArray[np.float64], source: tuple[str, int]) -> None:
+        parts.extend(
+            result_rows(test, target.partition("@")[0], seed, attack, fooling, epsilon).assign(
+                model=target, source_model=source[0], source_seed=source[1]
+            )
+            for epsilon in ATTACKS[attack]["epsilons"]
+        )
+
+    for model in models:
+        for seed, fooling in zip(seeds, fooling_sizes(model, attack, seeds, len(test.labels)), strict=True):
+            for source in models:
+                for other in seeds:
+                    if (source, other) != (model, seed):
+                        add(model, seed, STRANGER * fooling, (source, other))
+            if "solver" in MODELS[model]:
+                add(f"{model}@euler", seed, fooling, (model, seed))
+    rows = pd.concat(parts, ignore_index=True)
+    rows = rows[rows["index"] < N_EXAMPLES].assign(n_forwards=0, n_backwards=0)
+    path = root / "transfer" / f"{attack}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    validate(rows, source=str(path)).to_parquet(path, index=False)
 
 
 def result_rows(

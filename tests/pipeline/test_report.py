@@ -22,14 +22,22 @@ from pipeline.files import write_json
 from pipeline.folders import CHECKPOINTS, DATA, REPORTS, RESULTS
 from pipeline.records import records
 from pipeline.refinement import Refinement
-from pipeline.report import refinement, tables
+from pipeline.report import refinement, tables, transfer
 from pipeline.report.cautions import cautions
 from pipeline.report.deformations import alike, alike_attack, budget_families, common_strengths, success_at_cost
 from pipeline.report.examples import FOOLED, examples
 from pipeline.report.inputs import Benchmark, read_benchmark
 from pipeline.report.summary import curves, metrics, summary
 from pipeline.stages import report
-from tests.pipeline.synthetic import ATTACKS, fooling_sizes, refinements, write_benchmark, write_params
+from tests.pipeline.synthetic import (
+    ATTACKS,
+    N_EXAMPLES,
+    STRANGER,
+    fooling_sizes,
+    refinements,
+    write_benchmark,
+    write_params,
+)
 
 MODELS, NAMES, SEEDS, N_IMAGES = ["cnn", "neural_ode"], ["gaussian", "fgsm", "pgd", "adef"], [0, 5], 30
 Edit = Callable[[pd.DataFrame], pd.DataFrame]
@@ -73,9 +81,11 @@ def edit(root: Path, model: str, attack: str, change: Edit) -> None:
 def test_curves_are_the_truth(finished: Path) -> None:
     table = pd.read_csv(finished / REPORTS / "curves.csv")
     assert ",".join(table.columns) == "model,attack,norm,epsilon,robust_accuracy,low,high,n_images,n_seeds"
-    assert list(dict.fromkeys(zip(table["model"], table["attack"], strict=True))) == [
+    worst = [(m, f"worst_case_{t}") for t in ("linf", "deformation") for m in MODELS]
+    assert list(dict.fromkeys(zip(table["model"], table["attack"], strict=True))) == worst + [
         (m, a) for m in MODELS for a in NAMES
     ]
+    table = table[~table["attack"].str.startswith("worst_case")]
     for (model, attack), curve in table.groupby(["model", "attack"]):
         sizes = fooling_sizes(str(model), str(attack), SEEDS, N_IMAGES)
         assert list(curve["epsilon"]) == [0.0, *ATTACKS[str(attack)]["epsilons"]]
@@ -85,6 +95,40 @@ def test_curves_are_the_truth(finished: Path) -> None:
         assert (curve["robust_accuracy"] <= curve["high"]).all()
         assert set(curve["n_images"]) == {N_IMAGES}
         assert set(curve["n_seeds"]) == {len(SEEDS)}
+
+
+def test_the_worst_case_is_the_strongest_attack_on_each_image(finished: Path) -> None:
+    """Over those of the norm and the images of others, on the images that all of them attacked."""
+    table = pd.read_csv(finished / REPORTS / "curves.csv")
+    curve = table[(table["model"] == "cnn") & (table["attack"] == "worst_case_linf")]
+    assert (curve["n_images"] == N_EXAMPLES).all()
+    strengths = sorted({*ATTACKS["fgsm"]["epsilons"], *ATTACKS["pgd"]["epsilons"]})
+    assert list(curve["epsilon"]) == [0, *strengths]
+    expected = []
+    for strength in [0, *strengths]:
+        standing = np.ones((len(SEEDS), N_EXAMPLES), bool)
+        for attack in ("fgsm", "pgd"):
+            reached = max([0, *(e for e in ATTACKS[attack]["epsilons"] if e <= strength)])
+            standing &= fooling_sizes("cnn", attack, SEEDS, N_IMAGES)[:, :N_EXAMPLES] > reached
+        expected.append(standing.mean())
+    assert list(curve["robust_accuracy"]) == pytest.approx(expected)
+
+
+def test_the_transfer_matrix_is_the_truth(finished: Path) -> None:
+    """Own attack on the diagonal; strangers' images need ``STRANGER`` times the size."""
+    shares = transfer.matrix(read(finished), "pgd")
+    largest = ATTACKS["pgd"]["epsilons"][-1]
+    assert list(shares.columns) == [*MODELS, "neural_ode@euler"]
+    for model in MODELS:
+        sizes = fooling_sizes(model, "pgd", SEEDS, N_IMAGES)[:, :N_EXAMPLES]
+        correct = sizes[sizes > 0]
+        own, foreign = (correct <= largest).mean(), (STRANGER * correct <= largest).mean()
+        assert shares.loc[model, model] == pytest.approx(own)
+        assert shares.loc[transfer.ANOTHER_SEED, model] == pytest.approx(foreign)
+        assert all(shares.loc[other, model] == pytest.approx(foreign) for other in MODELS if other != model)
+    assert np.isnan(shares.loc["cnn"]["neural_ode@euler"])
+    own = shares.loc["neural_ode"]
+    assert own["neural_ode@euler"] == own["neural_ode"]
 
 
 def test_metrics_are_finite_numbers(finished: Path) -> None:
@@ -107,8 +151,10 @@ def test_metrics_are_finite_numbers(finished: Path) -> None:
 def test_summary_has_a_table_for_every_attack(finished: Path) -> None:
     text = (finished / REPORTS / "summary.md").read_text()
     assert text.startswith("# Are Neural ODE")
-    assert [line[4:] for line in text.splitlines() if line.startswith("### ")] == NAMES
-    assert len(re.findall(r"^\| strength \| cnn \| neural_ode \|$", text, re.MULTILINE)) == len(NAMES)
+    assert [line[4:] for line in text.splitlines() if line.startswith("### ")][2:] == NAMES
+    assert (
+        len(re.findall(r"^\| strength \| cnn \| neural_ode \|$", text, re.MULTILINE)) == len(NAMES) + 2
+    )  # and two threats
     assert "2 architectures × 2 seeds × 4 attacks on 30 test images" in text
 
 
@@ -191,6 +237,7 @@ def test_every_link_and_reference_of_the_page_leads_somewhere(finished: Path) ->
 
 def test_every_picture_is_there_as_svg_and_png(finished: Path) -> None:
     names = {"robust_accuracy", "attacks-linf", "alike", "refinement", *(f"curve-{attack}" for attack in NAMES)}
+    names |= {"worst-case", "transfer", "sensitivity"}
     names |= {f"examples-{attack}-{model}" for attack in NAMES for model in MODELS}
     files = {path.name for path in (finished / REPORTS / "figures").iterdir()}
     assert files == {f"{name}.{suffix}" for name in names for suffix in ("svg", "png")}
@@ -302,7 +349,7 @@ def test_failed_rows_are_not_robust_and_are_said_loudly(small: Path) -> None:
     edit(small, "cnn", "fgsm", crash)
     benchmark = read(small)
     sizes = fooling_sizes("cnn", "fgsm", [0], 12)[0]
-    table = curves(benchmark).set_index("epsilon")["robust_accuracy"]
+    table = curves(benchmark).set_index(["attack", "epsilon"])["robust_accuracy"]["fgsm"]
     assert table[0.02] == pytest.approx(((sizes > 0.02) & (np.arange(12) >= 3)).mean())
     warning = cautions(benchmark)[0]
     assert "18 of 72 rows failed (18 crashed)" in warning
@@ -360,9 +407,9 @@ def test_unequal_clean_accuracies_are_named(finished: Path, tmp_path: Path) -> N
 def test_any_subset_works(tmp_path: Path, models: Sequence[str], attacks: Sequence[str], seeds: Sequence[int]) -> None:
     write_benchmark(tmp_path, models=models, attacks=attacks, seeds=seeds, n_images=5)
     run_stage(tmp_path)
-    assert len(pd.read_csv(tmp_path / REPORTS / "curves.csv").groupby(["model", "attack"])) == len(models) * len(
-        attacks
-    )
+    table = pd.read_csv(tmp_path / REPORTS / "curves.csv")
+    single = table[~table["attack"].str.startswith("worst_case")]
+    assert len(single.groupby(["model", "attack"])) == len(models) * len(attacks)
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "adef"])
@@ -389,7 +436,7 @@ def test_what_left_params_leaves_the_report(finished: Path, tmp_path: Path) -> N
     run_stage(root)
     table = pd.read_csv(root / REPORTS / "curves.csv")
     assert set(table["model"]) == {"cnn"}
-    assert set(table["attack"]) == {"adef"}
+    assert set(table["attack"]) == {"adef", "worst_case_deformation"}
     assert set(table["n_images"]) == {20}
     assert not any("fgsm" in path.name or "neural" in path.name for path in (root / REPORTS).rglob("*"))
 
