@@ -22,6 +22,7 @@ from pipeline.settings import (
     Component,
     ComputeConfig,
     EvaluateConfig,
+    ProbeConfig,
     TrainConfig,
     TransferConfig,
     Variant,
@@ -48,6 +49,7 @@ class Params:
     attacks: dict[str, AttackEntry]
     evaluate: EvaluateConfig
     transfer: TransferConfig
+    probe: ProbeConfig
     compute: ComputeConfig
 
     @property
@@ -96,6 +98,7 @@ def _parse_params(raw: Any, path: Path) -> Params:
         attacks=attacks,
         evaluate=evaluate,
         transfer=_transfer(sections["transfer"], attacks, at + "transfer"),
+        probe=parse(ProbeConfig, sections["probe"], at + "probe"),
         compute=parse(ComputeConfig, sections["compute"], at + "compute"),
     )
 

@@ -268,7 +268,7 @@ def judge(
     model.eval()  # whatever state the attack left it in
     inputs, labels, adv_inputs = examples.inputs, examples.labels, output.adv_inputs
     adv_logits = model(adv_inputs)
-    nfe, gave_up = (_last_pass(model, name, labels) for name in ("nfe", "solver_failed"))
+    nfe, gave_up = (last_pass(model, name, labels) for name in ("nfe", "solver_failed"))
     columns: dict[str, Tensor] = {
         "clean_pred": clean_logits.argmax(1),
         "adv_pred": adv_logits.argmax(1),
@@ -331,7 +331,7 @@ def _within(columns: dict[str, Tensor], cell: Cell, epsilon: float | Tensor | No
     return allowed
 
 
-def _last_pass(model: nn.Module, name: str, labels: Tensor) -> Tensor:
+def last_pass(model: nn.Module, name: str, labels: Tensor) -> Tensor:
     """What the modules noted of each image (B,) in the last forward pass, summed; 0 where none notes it."""
     noted = [getattr(module, name) for module in model.modules() if hasattr(module, name)]
     return sum((values.to(labels) for values in noted), torch.zeros_like(labels))

@@ -141,6 +141,19 @@ class TransferConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Measurements for the alarms.
+
+    Attributes:
+        n_images: the first n test examples.
+        most_steps: of PGD; shorter ones double from 25.
+    """
+
+    n_images: PositiveInt
+    most_steps: PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
     """Where it runs; part of no hash. The values are Lightning's Trainer arguments of the same names."""
 

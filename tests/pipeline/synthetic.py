@@ -166,6 +166,7 @@ def write_params(
         "attacks": {name: ATTACKS[name] | {"n_images": n_images} for name in attacks},
         "evaluate": {"seed": 0, "chunk_size": 100, "n_examples": N_EXAMPLES, "batch_coupled": []},
         "transfer": {"attacks": transferred(attacks), "solvers": SOLVERS},
+        "probe": {"n_images": 10, "most_steps": 50},
         "compute": {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"},
     }
     with (root / "params.yaml").open("w", encoding="utf-8") as file:

@@ -54,6 +54,7 @@ BASE: dict[str, Any] = {
     "attacks": {"fgsm": {"kind": "fgsm", "norm": "linf", "n_images": 20, "epsilons": [0.1, 0.2]}},
     "evaluate": {"seed": 0, "chunk_size": 10, "n_examples": 2, "batch_coupled": []},
     "transfer": {"attacks": ["fgsm"], "solvers": {"euler": {"method": "euler", "steps": 4, "gradient": "backprop"}}},
+    "probe": {"n_images": 10, "most_steps": 50},
     "compute": {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"},
 }
 

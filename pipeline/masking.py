@@ -1,0 +1,123 @@
+"""The alarms: signs that a model looks robust because attacks fail on it. All functions are pure.
+
+Masked gradients pass for robustness (Athalye et al. 2018). Each alarm compares a measurement with a threshold that was
+frozen on sound nets and planted defects, and tested on others (``python -m benchmarks.alarms``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.probe import Probe
+from pipeline.statistics import Array
+from pipeline.worst_case import Evidence
+
+UNSEEN = 0.02  # share of images that withstand every attack by gradients and fall to one without
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One sign on one model.
+
+    Attributes:
+        name: of the sign.
+        model: whose.
+        value: measured, means over seeds.
+        threshold: from which on it is raised.
+        evidence: what was measured, in words.
+    """
+
+    name: str
+    model: str
+    value: float
+    threshold: float
+    evidence: str
+
+    @property
+    def raised(self) -> bool:
+        return not self.value < self.threshold  # NaN raises
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """A measurement of a probe that has a threshold."""
+
+    name: str
+    measure: Callable[[Probe], float | None]
+    threshold: float
+    evidence: str  # with {value}
+
+
+_SIGNS = (
+    _Sign("random", lambda p: p.repeat_shift, 1e-4, "a second call changes logits by {value:.1e} of the median margin"),
+    _Sign("batch", lambda p: p.batch_shift, 1e-4, "alone, an image's logits shift by {value:.1e} of the median margin"),
+    _Sign("solver", lambda p: p.solver_shift, 0.02, "a finer solver changes {value:.1%} of the predictions"),
+    _Sign("adjoint", lambda p: p.adjoint_angle, 5.0, "its gradient is {value:.1f}° off that through its solver"),
+    _Sign("nfe", lambda p: p.nfe_ratio, 1.25, "attacked images take {value:.2f} × the evaluations of clean ones"),
+    _Sign("dead gradient", lambda p: p.dead_gradients, 0.05, "{value:.1%} of the gradients promise nothing"),
+    _Sign(
+        "no ascent",
+        lambda p: p.failed_ascents,
+        0.05,
+        "on {value:.1%} of the images the gradient leads nowhere up",
+    ),
+    _Sign("one step", lambda p: p.one_step, 0.05, "{value:.1%} fall to one step and withstand many"),
+    _Sign("more steps", lambda p: _last_drop(p), 0.05, "the last doubling of PGD's steps takes another {value:.1%}"),
+    _Sign("unbounded", lambda p: p.unbounded, 0.02, "{value:.1%} withstand PGD without a bound"),
+    _Sign("no logits", lambda p: p.probabilities, 0.5, "for {value:.0%} of the images the outputs are probabilities"),
+    _Sign("clipped", lambda p: p.clipped, 0.02, "{value:.1%} of the logits share an extreme value"),
+    _Sign("scale", lambda p: p.logit_scale, 100.0, "the median margin is {value:.3g} logits: cross-entropies saturate"),
+)
+
+
+def _last_drop(probe: Probe) -> float:
+    """What the last doubling of the steps, at least, took."""
+    accuracies = probe.robust_accuracy
+    return accuracies[-2] - accuracies[-1] if len(accuracies) > 1 else 0.0
+
+
+def alarms(model: str, probes: Sequence[Probe], evidence: Mapping[str, Evidence]) -> list[Alarm]:
+    """All alarms of a model, raised or not.
+
+    Args:
+        probes: one for each seed.
+        evidence: threat to what was found under it.
+    """
+    return [*_hidden(model, evidence), *_probed(model, probes)]
+
+
+def leaks(n_leaked: int, n_test: int) -> Alarm:
+    """Whether test images are in the training split."""
+    evidence = f"{n_leaked} of {n_test} test images are in the training or validation split"
+    return Alarm("leak", "data", n_leaked / max(n_test, 1), 1 / max(n_test, 1), evidence)
+
+
+def _probed(model: str, probes: Sequence[Probe]) -> Iterator[Alarm]:
+    for sign in _SIGNS:
+        values = [value for probe in probes if (value := sign.measure(probe)) is not None]
+        if values:
+            mean = float(np.mean(values))
+            yield Alarm(sign.name, model, mean, sign.threshold, sign.evidence.format(value=mean))
+
+
+def _hidden(model: str, evidence: Mapping[str, Evidence]) -> Iterator[Alarm]:
+    """Images that withstand everything that uses gradients, and fall to what does not."""
+    for threat, found in evidence.items():
+        if "white box" not in found.sizes:
+            continue
+        for access in ("black box", "transfer"):
+            if access in found.sizes:
+                share, epsilon = _unseen(found.sizes["white box"], found.sizes[access], found.epsilons)
+                words = f"{threat}: up to {share:.1%} of the images withstand all gradients and fall to {access}"
+                words += f", at {epsilon:g}" if share else ""
+                yield Alarm(f"{access} wins", model, share, UNSEEN, words)
+
+
+def _unseen(white: Array, other: Array, epsilons: Sequence[float]) -> tuple[float, float]:
+    """The largest share over the strengths, and the strength."""
+    shares = [float(((white > epsilon) & (other <= epsilon)).mean()) for epsilon in epsilons]
+    best = int(np.argmax(shares))
+    return shares[best], epsilons[best]
