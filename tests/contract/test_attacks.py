@@ -23,6 +23,7 @@ from pipeline.provenance import ROOT
 EXTRA: dict[str, list[dict[str, Any]]] = {
     "deform_min": [{"norm": "deformation", "fold_free": True, "sigma": 0.5, "steps": 10}],
     "fmn": [{"norm": "linf", "steps": 20, "step_size": 1.0, "gamma": 0.3, "loss": "margin"}],
+    "square": [{"norm": "linf", "queries": 20, "p_init": 0.8}],
     "pgd": [{"norm": "linf", "steps": 3, "step_size": 0.5, "restarts": 3, "random_start": True, "loss": "margin"}],
 }
 # A strength of each norm at which images of 12 × 12 pixels are changed, but remain what they were.
