@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 from dataclasses import dataclass
 from functools import cache
@@ -23,8 +24,14 @@ from pipeline.provenance import ROOT
 EXTRA: dict[str, list[dict[str, Any]]] = {
     "deform_min": [{"norm": "deformation", "fold_free": True, "sigma": 0.5, "steps": 10}],
     "fmn": [{"norm": "linf", "steps": 20, "step_size": 1.0, "gamma": 0.3, "loss": "margin"}],
+    "deform_search": [{"norm": "deformation", "fold_free": True, "queries": 20, "first_width": 3.0, "last_width": 1.0}],
+    "square": [{"norm": "linf", "queries": 20, "p_init": 0.8}],
     "pgd": [{"norm": "linf", "steps": 3, "step_size": 0.5, "restarts": 3, "random_start": True, "loss": "margin"}],
 }
+if importlib.util.find_spec("pyautoattack"):  # the extra [autoattack]
+    EXTRA["autoattack"] = [
+        {"norm": "linf", "member": m, "iterations": 5, "classes": 2} for m in ("apgd_ce", "apgd_t", "fab_t")
+    ]
 # A strength of each norm at which images of 12 × 12 pixels are changed, but remain what they were.
 EPSILON: dict[str, float] = {"sigma": 0.2, "linf": 0.1, "l2": 0.5, "deformation": 1.0}
 N, SIDE, K = 6, 12, 5
@@ -40,7 +47,8 @@ class Case:
 
     def __str__(self) -> str:
         free = "-fold_free" if getattr(self.config, "fold_free", False) else ""
-        return f"{self.kind}-{self.config.norm}{free}"
+        member = f"-{self.config.member}" if hasattr(self.config, "member") else ""
+        return f"{self.kind}{member}-{self.config.norm}{free}"
 
     @property
     def epsilon(self) -> float | None:
@@ -195,6 +203,8 @@ def check_sizes(case: Case, inputs: Tensor, output: AttackOutput) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_configured_somewhere(kind: str) -> None:
+    if kind == "autoattack":
+        pytest.importorskip("pyautoattack", reason="the extra [autoattack] is not installed")
     assert any(case.kind == kind for case in CASES), (
         f"no test below runs {kind}: give it an entry under attacks in params.yaml, "
         "or arguments of its Config in EXTRA of this file"
