@@ -28,6 +28,7 @@ class Alarm:
         value: measured, means over seeds.
         threshold: from which on it is raised.
         evidence: what was measured, in words.
+        threat: the threat it concerns; empty where it concerns all.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Alarm:
     value: float
     threshold: float
     evidence: str
+    threat: str = ""
 
     @property
     def raised(self) -> bool:
@@ -113,7 +115,7 @@ def _hidden(model: str, evidence: Mapping[str, Evidence]) -> Iterator[Alarm]:
                 share, epsilon = _unseen(found.sizes["white box"], found.sizes[access], found.epsilons)
                 words = f"{threat}: up to {share:.1%} of the images withstand all gradients and fall to {access}"
                 words += f", at {epsilon:g}" if share else ""
-                yield Alarm(f"{access} wins", model, share, UNSEEN, words)
+                yield Alarm(f"{access} wins", model, share, UNSEEN, words, threat)
 
 
 def _unseen(white: Array, other: Array, epsilons: Sequence[float]) -> tuple[float, float]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pipeline import provenance
-from pipeline.attacks.fgsm import Config as FgsmConfig
+from pipeline import components, provenance
 from pipeline.attacks.losses import value, value_and_gradient
-from pipeline.attacks.pgd import Config as PgdConfig
 from pipeline.evaluate import Cell, Examples, evaluate, last_pass, predict
 from pipeline.files import digest
 from pipeline.ode import SolverConfig
@@ -26,6 +26,7 @@ SHORTEST = 25  # steps of the first PGD
 UNBOUNDED_STEPS = 50
 STEP = 0.005  # ℓ∞ length of the step along the gradient
 TINY = 0.1  # of the margin; sound nets promise several margins
+_ATTACKS = ("pipeline.attacks.fgsm", "pipeline.attacks.pgd")  # loaded by name
 FINER = 4  # times the steps of a fixed-step solver; its square for tolerances
 
 
@@ -88,7 +89,7 @@ def measure(subject: Subject, examples: Examples, config: ProbeConfig, *, seed: 
         failed_ascents=_failed_ascents(net, chosen),
         unbounded=_share(bench.stands(_pgd(UNBOUNDED_STEPS), 1.0)),
         epsilon=epsilon,
-        one_step=_share(survivors[-1] & ~bench.stands(FgsmConfig(norm="linf"), epsilon)),
+        one_step=_share(survivors[-1] & ~bench.stands(_fgsm(), epsilon)),
         ladder=ladder,
         robust_accuracy=[_share(standing) for standing in survivors],
         nfe_ratio=bench.nfe_ratio(epsilon),
@@ -104,27 +105,28 @@ class _Bench:
     def __init__(self, net: nn.Module, examples: Examples, clean_logits: Tensor, seed: int) -> None:
         self.net, self.examples, self.clean_logits, self.seed = net, examples, clean_logits, seed
 
-    def stands(self, config: FgsmConfig | PgdConfig, epsilon: float, among: Tensor | None = None) -> Tensor:
+    def rows(self, config: _Attack, epsilon: float, among: Tensor) -> pd.DataFrame:
+        """The judge's rows of the examples ``among``, (N,) bool."""
+        chosen = among.nonzero().flatten()
+        kind, parameters = config
+        cell = Cell("probe", "test", "net", 0, "probe", kind, parameters, self.seed, "probe")
+        clean_logits = self.clean_logits[chosen.to(self.clean_logits.device)]
+        examples = self.examples.subset(chosen.tolist())
+        return evaluate(self.net, examples, cell, epsilon=epsilon, clean_logits=clean_logits).rows
+
+    def stands(self, config: _Attack, epsilon: float, among: Tensor | None = None) -> Tensor:
         """(N,) bool: the examples, of those ``among``, that the attack does not fool."""
-        standing = torch.ones(len(self.examples), dtype=torch.bool) if among is None else among.clone()
-        rows = standing.nonzero().flatten()
-        if len(rows):
-            kind = "fgsm" if isinstance(config, FgsmConfig) else "pgd"
-            cell = Cell("probe", "test", "net", 0, "probe", kind, config, self.seed, "probe")
-            judged = evaluate(
-                self.net,
-                self.examples.subset(rows.tolist()),
-                cell,
-                epsilon=epsilon,
-                clean_logits=self.clean_logits[rows.to(self.clean_logits.device)],
-            )
-            standing[rows] = torch.tensor(~judged.rows["success"].to_numpy())
+        standing = self.everything() if among is None else among.clone()
+        if standing.any():
+            standing[standing.clone()] = torch.tensor(~self.rows(config, epsilon, standing)["success"].to_numpy())
         return standing
+
+    def everything(self) -> Tensor:
+        return torch.ones(len(self.examples), dtype=torch.bool)
 
     def middle_strength(self) -> float:
         """The strength at which the shortest PGD leaves the share nearest to one half."""
-        standing = torch.ones(len(self.examples), dtype=torch.bool)
-        shares = {}
+        standing, shares = self.everything(), {}
         for epsilon in EPSILONS:
             standing = self.stands(_pgd(SHORTEST), epsilon, standing)
             shares[epsilon] = _share(standing)
@@ -143,13 +145,19 @@ class _Bench:
         clean = last_pass(self.net, "nfe", self.examples.labels).double()
         if not clean.sum():
             return None
-        cell = Cell("probe", "test", "net", 0, "probe", "pgd", _pgd(SHORTEST), self.seed, "probe")
-        judged = evaluate(self.net, self.examples, cell, epsilon=epsilon, clean_logits=self.clean_logits)
-        return float(judged.rows["nfe"].mean() / clean.mean())
+        return float(self.rows(_pgd(SHORTEST), epsilon, self.everything())["nfe"].mean() / clean.mean())
 
 
-def _pgd(steps: int) -> PgdConfig:
-    return PgdConfig(norm="linf", steps=steps, step_size=2.0, restarts=1, random_start=True, loss="both")
+_Attack = tuple[str, Any]  # kind and Config
+
+
+def _pgd(steps: int) -> _Attack:
+    config = components.load("attacks", "pgd").Config
+    return "pgd", config(norm="linf", steps=steps, step_size=2.0, restarts=1, random_start=True, loss="both")
+
+
+def _fgsm() -> _Attack:
+    return "fgsm", components.load("attacks", "fgsm").Config(norm="linf")
 
 
 def _doublings(most: int) -> Iterator[int]:
@@ -224,7 +232,7 @@ def probe_key(weights_sha256: str, model: Component, data_sha256: str, config: P
             "model": [model.kind, asdict(model.config)],
             "data": data_sha256,
             "probe": [asdict(config), seed],
-            "code": provenance.code_hash(["pipeline.probing", f"pipeline.models.{model.kind}"]),
+            "code": provenance.code_hash(["pipeline.probing", *_ATTACKS, f"pipeline.models.{model.kind}"]),
             "environment": provenance.environment(),
         }
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline import statistics
+from pipeline.report import alarms
 from pipeline.report.inputs import Benchmark, Result
 
 VERDICT_SEEDS = 10  # fewer cannot carry "more robust" or "less robust"
@@ -19,6 +20,7 @@ def cautions(benchmark: Benchmark) -> list[str]:
     results = benchmark.all()
     return [
         *_failures(results),
+        *alarms.raised(benchmark),
         *_seeds(benchmark),
         *_unequal(benchmark),
         *_unfound(results),

@@ -18,7 +18,9 @@ from pipeline import components, statistics
 from pipeline.config import Params
 from pipeline.datasets.base import read_card, read_split
 from pipeline.errors import UserError
-from pipeline.folders import CHECKPOINTS, DATA, REFINEMENT, RESULTS, TRANSFER
+from pipeline.folders import CHECKPOINTS, DATA, PROBES, REFINEMENT, RESULTS, TRANSFER
+from pipeline.masking import Alarm, alarms, leaks
+from pipeline.probe import Probe
 from pipeline.refinement import Refinement
 from pipeline.schema import validate
 from pipeline.settings import AttackEntry
@@ -68,6 +70,8 @@ class Benchmark:
         training: model to the training report of each seed; variants have none.
         refinements: tied model to its refinements for each seed (``pipeline.refinement``).
         transfers: attack to the rows of its images on other models.
+        probes: model or variant to its probe for each seed (``pipeline.probe``).
+        leak: the alarm on the splits.
         results: model or variant to attack to its result.
         images: (N, C, H, W), the test images that adversarial examples are kept of, in [0, 1].
         card: the data card.
@@ -77,6 +81,8 @@ class Benchmark:
     training: dict[str, list[dict[str, Any]]]
     refinements: dict[str, list[list[Refinement]]]
     transfers: dict[str, pd.DataFrame]
+    probes: dict[str, list[Probe]]
+    leak: Alarm
     results: dict[str, dict[str, Result]]
     images: npt.NDArray[np.float32]
     card: dict[str, Any]
@@ -99,6 +105,15 @@ class Benchmark:
                     found.setdefault(threat.name, {})[model] = gathered
         return found
 
+    @cached_property
+    def alarms(self) -> list[Alarm]:
+        """All alarms, raised or not, model by model; the one on the splits last."""
+        by_model = [
+            alarms(model, probes, {threat: found[model] for threat, found in self.evidence.items() if model in found})
+            for model, probes in self.probes.items()
+        ]
+        return [alarm for of_model in by_model for alarm in of_model] + [self.leak]
+
     def all(self) -> list[Result]:
         """All results, architecture by architecture."""
         return [result for results in self.results.values() for result in results.values()]
@@ -116,6 +131,7 @@ def read_benchmark(params: Params, root: Path = Path()) -> Benchmark:
         UserError: a file is missing, damaged, or not what params.yaml asks for.
     """
     test = read_split(root / DATA, "test")
+    probed = _read_json(root / PROBES / "probes.json")
     return Benchmark(
         params=params,
         training={
@@ -130,6 +146,8 @@ def read_benchmark(params: Params, root: Path = Path()) -> Benchmark:
         transfers={
             name: _read_transfer(root / TRANSFER / f"{name}.parquet", params) for name in params.transfer.attacks
         },
+        probes=_probes(probed["models"], params, root / PROBES / "probes.json"),
+        leak=leaks(probed["leaked"], probed["tested"]),
         results={
             model: {
                 attack.name: _read_result(params, model, attack, root / RESULTS / model, len(test.labels))
@@ -174,6 +192,13 @@ def _read_transfer(path: Path, params: Params) -> pd.DataFrame:
     known = rows["model"].str.partition("@")[0].isin(attacked) & rows["source_model"].isin(attacked)
     known &= rows["seed"].isin(params.seeds) & rows["source_seed"].isin(params.seeds)
     return rows[known & (rows["epsilon"].isna() | rows["epsilon"].isin(epsilons))]
+
+
+def _probes(raw: dict[str, dict[str, Any]], params: Params, path: Path) -> dict[str, list[Probe]]:
+    try:
+        return {name: [Probe(**raw[name][str(seed)]) for seed in params.seeds] for name in params.attacked}
+    except (KeyError, TypeError) as error:
+        raise ReportError(f"{path}: not what params.yaml asks for: {error}; run `dvc repro`") from error
 
 
 def _wanted(rows: pd.DataFrame, params: Params, attack: AttackEntry, n_images: int) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import components
-from pipeline.report import refinement, tables, transfer
+from pipeline.report import alarms, refinement, tables, transfer
 from pipeline.report.cautions import cautions
 from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.deformations import alike_attack
@@ -54,6 +54,9 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         architectures=tables.architectures(benchmark),
         areas=tables.areas(benchmark),
         worst_cases={THREAT_WORDS[name]: tables.worst_cases(found) for name, found in benchmark.evidence.items()},
+        alarms=alarms.table(benchmark),
+        n_raised=sum(alarm.raised for alarm in benchmark.alarms),
+        probed=alarms.probed(benchmark),
         transfers=[transfer.table(benchmark, attack) for attack in benchmark.transfers],
         refinements=refinement.table(benchmark),
         sections=[_section(benchmark, pictures, attack) for attack in benchmark.params.attacks],

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import statistics
-from pipeline.report import refinement, tables, transfer
+from pipeline.report import alarms, refinement, tables, transfer
 from pipeline.report.cautions import cautions
 from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.inputs import Benchmark, Result
@@ -91,6 +91,7 @@ def summary(benchmark: Benchmark) -> str:
     parts += ["## Area under the curve", _block(tables.areas(benchmark))]
     if benchmark.refinements:
         parts += ["## Is it an ODE?", _block(refinement.table(benchmark))]
+    parts += ["## Alarms", _block(alarms.table(benchmark)), _block(alarms.probed(benchmark))]
     parts += ["## Transfer"] if benchmark.transfers else []
     parts += [_block(transfer.table(benchmark, attack)) for attack in benchmark.transfers]
     parts += ["## Robust accuracy"]

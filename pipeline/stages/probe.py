@@ -26,7 +26,7 @@ def main() -> None:
     split, card = read_split(DATA, "test"), read_card(DATA)
     with locked("probe"):
         found = {
-            name: [_measured(params, model, seed, split, card) for seed in params.seeds]
+            name: {str(seed): _measured(params, model, seed, split, card) for seed in params.seeds}
             for name, model in params.attacked.items()
         }
         with atomic_directory(PROBES) as folder:

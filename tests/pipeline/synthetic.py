@@ -126,6 +126,8 @@ def write_benchmark(
     tied = [model for model in models if MODELS[model]["kind"] in ("euler_net", "neural_ode")]
     found = {model: [refinements(model)] * len(seeds) for model in tied}
     write_json(root / "refinement/refinement.json", found)
+    probes = {model: {str(seed): probe(model) for seed in seeds} for model in models}
+    write_json(root / "probes/probes.json", {"models": probes, "leaked": 0, "tested": n_images})
     for model in models:
         for seed in seeds:
             path = root / "checkpoints" / model / f"seed-{seed}.safetensors"
@@ -223,6 +225,28 @@ def refinements(model: str) -> list[dict[str, Any]]:
         | {"logit_shift": shift}
         for (solver, steps), shift in zip(solvers, shifts, strict=True)
     ]
+
+
+def probe(model: str) -> dict[str, Any]:
+    """What ``pipeline.stages.probe`` writes of a sound net."""
+    solved = "solver" in MODELS[model]
+    return {
+        "repeat_shift": 0.0,
+        "batch_shift": 4e-7,
+        "solver_shift": 0.0 if solved else None,
+        "adjoint_angle": 0.0 if solved else None,
+        "dead_gradients": 0.0,
+        "failed_ascents": 0.0,
+        "unbounded": 0.0,
+        "epsilon": 0.1,
+        "one_step": 0.0,
+        "ladder": [25, 50],
+        "robust_accuracy": [0.5, 0.5],
+        "nfe_ratio": 1.0 if solved else None,
+        "probabilities": 0.0,
+        "clipped": 0.0,
+        "logit_scale": 5.0,
+    }
 
 
 def fooling_sizes(model: str, attack: str, seeds: Sequence[int], n_images: int) -> npt.NDArray[np.float64]:
