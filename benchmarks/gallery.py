@@ -48,16 +48,25 @@ SHOTS: dict[str, tuple[str, float | None]] = {
     "gaussian": ("gaussian", 0.4),
     "fgsm": ("fgsm", 0.15),
     "pgd": ("pgd", 0.15),
+    "autoattack": ("apgd_ce", 0.15),
+    "square": ("square_300", 0.15),
     "fmn": ("fmn", None),
     "lbfgs": ("lbfgs", None),
     "adef": ("adef", None),
     "deform_pgd": ("deform_pgd_fold_free", 1.0),
+    "deform_search": ("deform_search_300", 1.0),
     "deform_min": ("deform_min_fold_free", None),
 }
-# Configs of fmn, which the default run has not. The second is only what deformations are compared with.
-OTHERS: dict[str, dict[str, Any]] = {
-    "fmn": {"norm": "l2", "steps": 30, "step_size": 1.0, "gamma": 0.3, "loss": "cross_entropy"},
-    "fmn_linf": {"norm": "linf", "steps": 20, "step_size": 1.0, "gamma": 0.3, "loss": "both"},
+# Attacks that the default run has not. fmn_linf is only what deformations are compared with.
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "apgd_ce": ("autoattack", {"norm": "linf", "member": "apgd_ce", "iterations": 20, "classes": 1}),
+    "square_300": ("square", {"norm": "linf", "queries": 300, "p_init": 0.8}),
+    "fmn": ("fmn", {"norm": "l2", "steps": 30, "step_size": 1.0, "gamma": 0.3, "loss": "cross_entropy"}),
+    "fmn_linf": ("fmn", {"norm": "linf", "steps": 20, "step_size": 1.0, "gamma": 0.3, "loss": "both"}),
+    "deform_search_300": (
+        "deform_search",
+        {"norm": "deformation", "fold_free": True, "queries": 300, "first_width": 4.0, "last_width": 1.0},
+    ),
 }
 
 # Matplotlib's PuOr with a centre as white as paper.
@@ -145,8 +154,8 @@ def _shoot(params: Params, target: Target, examples: Examples, name: str, epsilo
 
 def _entry(params: Params, name: str) -> AttackEntry:
     if name in OTHERS:
-        config = components.load("attacks", "fmn").Config(**OTHERS[name])
-        return AttackEntry("attacks", name, "fmn", config, N_IMAGES, ())
+        kind, arguments = OTHERS[name]
+        return AttackEntry("attacks", name, kind, components.load("attacks", kind).Config(**arguments), N_IMAGES, ())
     if name not in params.attacks:
         raise UserError(f"params.yaml: attacks has no entry {name!r}; {nearest(name, params.attacks)}")
     return params.attacks[name]

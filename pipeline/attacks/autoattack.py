@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from pipeline.attacks.balls import BallNorm, project, random_point
 from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
 from pipeline.attacks.losses import is_fooled, objective, status_of
-from pipeline.errors import UserError
 from pipeline.fields import PositiveInt
 
 GOAL: Goal = "budget"
@@ -44,7 +43,7 @@ class Config:
             ``apgd_ce`` is one run towards none.
 
     Raises:
-        UserError: the library is not installed; now, and not after hours of training.
+        ValueError: the library is not installed: a UserError of params.yaml, and not after hours of training.
     """
 
     norm: BallNorm
@@ -54,7 +53,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if importlib.util.find_spec(LIBRARY) is None:
-            raise UserError(f"autoattack needs {LIBRARY}, which is not installed; run: pip install '.[autoattack]'")
+            raise ValueError(f"member: needs {LIBRARY}, which is not installed; run: pip install '.[autoattack]'")
 
 
 def attack(

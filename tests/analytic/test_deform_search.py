@@ -182,6 +182,14 @@ def test_asks_about_the_edges_only() -> None:
     assert deformation_size(output.deformation[:, :, :1]).item() < 1e-2
 
 
+def test_no_query_is_spent_where_the_image_is_flat() -> None:
+    image = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.float64)
+    image[..., SIDE // 2 :] = 1
+    model = linear(-torch.ones(SIDE, SIDE, dtype=torch.float64), -100)
+    run(model, image, epsilon=0.5, queries=40, first_width=0.5, last_width=0.5)
+    assert min((seen - image).abs().max().item() for seen in model.seen[1:]) > 0.1
+
+
 def test_an_image_without_slopes_is_survived() -> None:
     inputs = torch.full((2, 1, SIDE, SIDE), 0.5)
     output = run(nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2)), inputs, epsilon=1, queries=5)

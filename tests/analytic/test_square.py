@@ -163,6 +163,20 @@ def test_l2_moves_size_between_two_squares_and_stays_on_the_sphere() -> None:
     torch.testing.assert_close(offsets.flatten(2).norm(dim=2), torch.full((40, 4), 0.3, dtype=torch.float64))
 
 
+def test_l2_uses_what_the_box_has_cut() -> None:
+    """On black images half of every pattern is lost; later queries put it where the model wants brightness."""
+    model, _ = linear_model(bias=100)
+    with torch.no_grad():
+        model[1].weight[1] = model[1].weight[0] + 1  # type: ignore[index]
+    inputs = torch.zeros(4, 1, SIDE, SIDE, dtype=torch.float64)
+    few, many = (
+        run(model, inputs, epsilon=0.3, norm="l2", queries=queries).adv_inputs.flatten(1).norm(dim=1)
+        for queries in (1, 100)
+    )
+    assert (few < 0.25).all()
+    assert (many > 0.29).all()
+
+
 def test_the_l2_pattern_is_a_bump_above_its_negative() -> None:
     """Equation 2 by hand: for a side of 4, n = 2 and values 1/9, 1/9 + 1/4 and 1/9 + 1/4 + 1."""
     rim, middle, peak = 1 / 9, 1 / 9 + 1 / 4, 1 / 9 + 1 / 4 + 1

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.attacks import autoattack, pgd, square
 from pipeline.attacks.base import ExampleRng
+from pipeline.config import parse
 from pipeline.errors import UserError
 from pipeline.evaluate import CountingModel
 from tests.equivalence.conftest import Victim
@@ -40,10 +41,11 @@ def fooled_share(victim: Victim, adv_inputs: Tensor, norm: BallNorm) -> float:
     return fooled.double().mean().item()
 
 
-def test_without_the_library_the_config_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_params_yaml_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"pip install '\.\[autoattack\]'"):
-        autoattack.Config(norm="linf", member="fab_t", iterations=5, classes=2)
+    raw = {"norm": "linf", "member": "fab_t", "iterations": 5, "classes": 2}
+    with pytest.raises(UserError, match=r"attacks\.fab\.member: .*pip install '\.\[autoattack\]'"):
+        parse(autoattack.Config, raw, "attacks.fab")
 
 
 @needs_library
