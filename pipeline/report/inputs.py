@@ -18,11 +18,14 @@ from pipeline import components, statistics
 from pipeline.config import Params
 from pipeline.datasets.base import read_card, read_split
 from pipeline.errors import UserError
-from pipeline.folders import CHECKPOINTS, DATA, REFINEMENT, RESULTS
+from pipeline.folders import CHECKPOINTS, DATA, REFINEMENT, RESULTS, THEORY, TRAJECTORIES
 from pipeline.refinement import Refinement
 from pipeline.schema import validate
 from pipeline.settings import AttackEntry
 from pipeline.statistics import Estimate, Outcomes
+from pipeline.theory import claims
+from pipeline.theory.claims import Theory
+from pipeline.trajectory import Trajectory, from_json
 
 Images = dict[str, npt.NDArray[Any]]
 
@@ -66,6 +69,8 @@ class Benchmark:
     Attributes:
         training: model to the training report of each seed; variants have none.
         refinements: tied model to its refinements for each seed (``pipeline.refinement``).
+        trajectories: model with steps between stem and head to each seed's (``pipeline.trajectory``).
+        theory: the toys (``pipeline.theory``).
         results: model or variant to attack to its result.
         images: (N, C, H, W), the test images that adversarial examples are kept of, in [0, 1].
         card: the data card.
@@ -74,6 +79,8 @@ class Benchmark:
     params: Params
     training: dict[str, list[dict[str, Any]]]
     refinements: dict[str, list[list[Refinement]]]
+    trajectories: dict[str, list[Trajectory]]
+    theory: Theory
     results: dict[str, dict[str, Result]]
     images: npt.NDArray[np.float32]
     card: dict[str, Any]
@@ -99,6 +106,7 @@ def read_benchmark(params: Params, root: Path = Path()) -> Benchmark:
         UserError: a file is missing, damaged, or not what params.yaml asks for.
     """
     test = read_split(root / DATA, "test")
+    trajectories = _read_json(root / TRAJECTORIES / "trajectories.json")
     return Benchmark(
         params=params,
         training={
@@ -110,6 +118,12 @@ def read_benchmark(params: Params, root: Path = Path()) -> Benchmark:
             for model, seeds in _read_json(root / REFINEMENT / "refinement.json").items()
             if model in params.models
         },
+        trajectories={
+            model: [from_json(seed) for seed in trajectories[model]] for model in params.models if model in trajectories
+        },
+        theory=claims.from_json(
+            {name: _read_json(root / THEORY / f"{name}.json") for name in ("annuli", "expansion", "ordering")}
+        ),
         results={
             model: {
                 attack.name: _read_result(params, model, attack, root / RESULTS / model, len(test.labels))

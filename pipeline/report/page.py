@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import components
-from pipeline.report import refinement, tables
+from pipeline.report import refinement, tables, theory, trajectories
 from pipeline.report.cautions import cautions
 from pipeline.report.deformations import alike_attack
 from pipeline.report.inputs import Benchmark
@@ -53,6 +53,9 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         architectures=tables.architectures(benchmark),
         areas=tables.areas(benchmark),
         refinements=refinement.table(benchmark),
+        trajectories=trajectories.table(benchmark),
+        trajectory_findings=trajectories.findings(benchmark),
+        toys=tuple(zip(theory.findings(benchmark.theory), pictures.theory, strict=True)),
         sections=[_section(benchmark, pictures, attack) for attack in benchmark.params.attacks],
         seed=benchmark.params.seeds[0],
         fold_free=any(getattr(attack.config, "fold_free", False) for attack in benchmark.params.attacks.values()),

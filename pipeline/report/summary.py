@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import statistics
-from pipeline.report import refinement, tables
+from pipeline.report import refinement, tables, theory, trajectories
 from pipeline.report.cautions import cautions
 from pipeline.report.inputs import Benchmark, Result
 from pipeline.report.tables import Table
@@ -80,6 +80,9 @@ def summary(benchmark: Benchmark) -> str:
     parts += ["## Area under the curve", _block(tables.areas(benchmark))]
     if benchmark.refinements:
         parts += ["## Is it an ODE?", _block(refinement.table(benchmark))]
+    if trajectories.perturbations(benchmark):
+        parts += ["## Trajectories", " ".join(trajectories.findings(benchmark)), _block(trajectories.table(benchmark))]
+    parts += ["## Do trajectories that cannot cross protect?", *theory.findings(benchmark.theory)]
     parts += ["## Robust accuracy"]
     for name in benchmark.params.attacks:
         parts += [f"### {name}", tables.robust_accuracies(benchmark.of_attack(name)).markdown()]

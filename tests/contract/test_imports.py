@@ -41,9 +41,10 @@ LEVELS = (
         "refinement",
         "refining",
         "report",
+        "tracing",
         "tracking",
     }
-    | {"trainer", "training"},
+    | {"trainer", "training", "trajectory"},
     {"stages", "workspace", "__main__"},
 )
 ROOMS: tuple[components.Room, ...] = ("attacks", "datasets", "defences", "models")

@@ -121,11 +121,14 @@ def keyed_modules(stage: str) -> list[str]:
         "train": ("models", "defences", "attacks"),
         "attack": ("models", "attacks"),
         "refine": ("models",),
+        "trajectories": ("models",),
     }
     own = {
         "train": ["pipeline.training"],
         "attack": ["pipeline.evaluate", "pipeline.judge_field"],
         "refine": ["pipeline.stages.refine"],
+        "trajectories": ["pipeline.stages.trajectories"],
+        "theory": ["pipeline.stages.theory"],
         "report": ["pipeline.stages.report"],
         "publish": ["pipeline.stages.publish"],
     }
@@ -133,7 +136,7 @@ def keyed_modules(stage: str) -> list[str]:
     return own.get(stage, []) + kinds
 
 
-@pytest.mark.parametrize("stage", ["data", "train", "attack", "refine", "report", "publish"])
+@pytest.mark.parametrize("stage", ["data", "train", "attack", "refine", "trajectories", "theory", "report", "publish"])
 def test_dvc_starts_a_cell_when_the_code_of_its_results_is_edited(stage: str) -> None:
     """A file that the key hashes and that DVC does not watch leaves stale results standing."""
     entry = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
