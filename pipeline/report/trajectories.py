@@ -92,8 +92,8 @@ def findings(benchmark: Benchmark) -> list[str]:
         keeps = f"and attacked ones end no farther from the clean ones than they begin (× {max(factors):.3g})"
         largest = max(_log_norms(seeds))
         said.append(
-            f"As an ODE, {model} has trajectories that cannot cross, {grows if max(factors) > 1 else keeps}; its largest μ₂ is "
-            f"{largest:.2f}, which {'allows' if largest > 0 else 'forbids'} growth."
+            f"As an ODE, {model} has trajectories that cannot cross, {grows if max(factors) > 1 else keeps}; its "
+            f"largest μ₂ is {largest:.2f}, which {'allows' if largest > 0 else 'forbids'} growth."
         )
     return said
 
