@@ -178,6 +178,8 @@ def trace(net: nn.Module, inputs: Tensor, perturbations: Sequence[Perturbation])
         return None
     found = [_compare(net, clean, one, inputs) for one in (*perturbations, *_noise(inputs, perturbations))]
     finite = torch.stack([state.flatten(1).isfinite().all(1) for state in clean.states]).all(0)
+    if not finite.any():
+        return None
     steps = zip(clean.times[:-1], clean.states[:-1], clean.velocities, strict=True)
     norms = [log_norm(partial(velocity, torch.tensor(t)), z[finite]).mean().item() for t, z, velocity in steps]
     return Trajectory(clean.times, tuple(norms), tuple(one for one in found if one is not None))
@@ -198,6 +200,7 @@ def _noise(inputs: Tensor, perturbations: Sequence[Perturbation]) -> list[Pertur
 @torch.no_grad()
 def _compare(net: nn.Sequential, clean: Path, perturbation: Perturbation, inputs: Tensor) -> Trace | None:
     """None if no image was changed."""
+    # An unchanged image's distance is 0 but for round-off, which differs between batches.
     index = [i for i, image in sorted(perturbation.images.items()) if not torch.equal(image, inputs[i])]
     if not index:
         return None
@@ -209,7 +212,7 @@ def _compare(net: nn.Sequential, clean: Path, perturbation: Perturbation, inputs
     ratio, times = distance / distance[0], torch.tensor(clean.times)
     # A net that forgets a perturbation altogether has the slope of the smallest number.
     rate = ratio.clamp(min=torch.finfo(ratio.dtype).tiny).log().diff(dim=0) / times.diff()[:, None]
-    good = torch.cat((ratio, relative, rate)).isfinite().all(0)  # a solver that gives up leaves NaN
+    good = torch.cat((ratio, relative, rate)).isfinite().all(0)  # the stem saw no change, or a solver gave up
     if not good.any():
         return None
     means = (tuple(measure[:, good].mean(1).tolist()) for measure in (ratio, relative, rate))

@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pipeline import provenance
+from pipeline.config import load_params
 from pipeline.models import adef_cnn, cnn, euler_net, input_ode, neural_ode, resnet, tisode
-from pipeline.ode import SolverConfig
+from pipeline.ode import SolverConfig, solve
+from pipeline.stages.trajectories import choose
 from pipeline.tracing import Perturbation, follow, kept_images, log_norm, trace
 from pipeline.trajectory import NOISE, from_json
 from tests.analytic.vector_fields import MATRIX, Smooth
@@ -122,6 +125,18 @@ def test_an_image_whose_solver_gives_up_is_left_out() -> None:
     assert found.traces[0].n_images == 1
 
 
+def test_an_image_whose_change_the_stem_does_not_see_is_left_out() -> None:
+    z = states(2).abs()
+    z[0, 0] = -1.0
+    blind = nn.Sequential(nn.ReLU(), Flow(Linear(MATRIX)), nn.Identity())
+    other = z.clone()
+    other[0, 0], other[1, 1] = -2.0, 5.0
+    found = trace(blind, z, [Perturbation("attack", 0.1, dict(enumerate(other)))])
+    assert found is not None
+    assert found.traces[0].n_images == 1
+    assert found.traces[0].distance[0] == 1
+
+
 # --- the logarithmic norm ---------------------------------------------------------------------------------------------
 
 
@@ -192,6 +207,27 @@ def test_the_states_are_those_of_the_net(name: str) -> None:
     assert found is not None
     assert all(map(math.isfinite, found.log_norm))
     assert found.traces[0].distance[0] == 1
+
+
+@pytest.mark.parametrize("name", ["rk4", "tisode"])
+@torch.no_grad()
+def test_the_states_of_a_fixed_grid_are_a_step_apart(name: str) -> None:
+    body = NETS[name][1]  # type: ignore[index]
+    path = follow(body, torch.rand(2, 8, 6, 6, generator=torch.Generator().manual_seed(0)))
+    assert path is not None
+    one = dataclasses.replace(SOLVERS["rk4"], steps=1)
+    for (start, end), (z, after) in zip(pairwise(path.times), pairwise(path.states), strict=True):
+        field, parameters = body.field.bind(z)
+        solution = solve(field, z, t0=start, t1=end, config=one, parameters=parameters)
+        torch.testing.assert_close(solution.z1, after, rtol=1e-5, atol=1e-6)
+
+
+def test_pgd_and_a_field_that_does_not_fold_are_followed_if_there_are() -> None:
+    attacks = load_params(provenance.ROOT / "params.yaml").attacks
+    assert [attack.name for attack in choose(attacks)] == ["pgd", "deform_pgd_fold_free"]
+    del attacks["pgd"], attacks["deform_pgd_fold_free"], attacks["deform_min_fold_free"]
+    assert [attack.name for attack in choose(attacks)] == ["fgsm", "adef"]
+    assert choose({"gaussian": attacks["gaussian"]}) == []
 
 
 @pytest.mark.parametrize(
