@@ -18,13 +18,16 @@ from pipeline import components, statistics
 from pipeline.config import Params
 from pipeline.datasets.base import read_card, read_split
 from pipeline.errors import UserError
-from pipeline.folders import CHECKPOINTS, DATA, PROBES, REFINEMENT, RESULTS, TRANSFER
+from pipeline.folders import CHECKPOINTS, DATA, PROBES, REFINEMENT, RESULTS, THEORY, TRAJECTORIES, TRANSFER
 from pipeline.masking import Alarm, alarms, leaks
 from pipeline.probe import Probe
 from pipeline.refinement import Refinement
 from pipeline.schema import validate
 from pipeline.settings import AttackEntry
 from pipeline.statistics import Estimate, Outcomes
+from pipeline.theory import claims
+from pipeline.theory.claims import Theory
+from pipeline.trajectory import Trajectory, from_json
 from pipeline.worst_case import THREATS, Evidence, gather
 
 Images = dict[str, npt.NDArray[Any]]
@@ -72,6 +75,8 @@ class Benchmark:
         transfers: attack to the rows of its images on other models.
         probes: model or variant to its probe for each seed (``pipeline.probe``).
         leak: the alarm on the splits.
+        trajectories: model with steps between stem and head to each seed's (``pipeline.trajectory``).
+        theory: the toys (``pipeline.theory``).
         results: model or variant to attack to its result.
         images: (N, C, H, W), the test images that adversarial examples are kept of, in [0, 1].
         card: the data card.
@@ -83,6 +88,8 @@ class Benchmark:
     transfers: dict[str, pd.DataFrame]
     probes: dict[str, list[Probe]]
     leak: Alarm
+    trajectories: dict[str, list[Trajectory]]
+    theory: Theory
     results: dict[str, dict[str, Result]]
     images: npt.NDArray[np.float32]
     card: dict[str, Any]
@@ -132,6 +139,7 @@ def read_benchmark(params: Params, root: Path = Path()) -> Benchmark:
     """
     test = read_split(root / DATA, "test")
     probed = _read_json(root / PROBES / "probes.json")
+    trajectories = _read_json(root / TRAJECTORIES / "trajectories.json")
     return Benchmark(
         params=params,
         training={
@@ -148,6 +156,12 @@ def read_benchmark(params: Params, root: Path = Path()) -> Benchmark:
         },
         probes=_probes(probed["models"], params, root / PROBES / "probes.json"),
         leak=leaks(probed["leaked"], probed["tested"]),
+        trajectories={
+            model: [from_json(seed) for seed in trajectories[model]] for model in params.models if model in trajectories
+        },
+        theory=claims.from_json(
+            {name: _read_json(root / THEORY / f"{name}.json") for name in ("annuli", "expansion", "ordering")}
+        ),
         results={
             model: {
                 attack.name: _read_result(params, model, attack, root / RESULTS / model, len(test.labels))

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import components
-from pipeline.report import alarms, refinement, tables, transfer
+from pipeline.report import alarms, refinement, tables, theory, trajectories, transfer
 from pipeline.report.cautions import cautions
 from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.deformations import alike_attack
@@ -59,6 +59,9 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         probed=alarms.probed(benchmark),
         transfers=[transfer.table(benchmark, attack) for attack in benchmark.transfers],
         refinements=refinement.table(benchmark),
+        trajectories=trajectories.table(benchmark),
+        trajectory_findings=trajectories.findings(benchmark),
+        toys=tuple(zip(theory.findings(benchmark.theory), pictures.theory, strict=True)),
         sections=[_section(benchmark, pictures, attack) for attack in benchmark.params.attacks],
         seed=benchmark.params.seeds[0],
         fold_free=any(getattr(attack.config, "fold_free", False) for attack in benchmark.params.attacks.values()),

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from pipeline.files import write_text
-from pipeline.report import curves, deformations, examples, refinement, sensitivity, transfer
+from pipeline.report import curves, deformations, examples, refinement, sensitivity, theory, trajectories, transfer
 from pipeline.report.inputs import Benchmark, Result
 from pipeline.report.style import save_png, to_svg
 
@@ -42,7 +42,8 @@ class Pictures:
 
     ``worst_cases`` needs an attack with a norm, ``transfer`` images tried elsewhere, ``sensitivity`` one that goes on
     at every strength, ``alike`` an attack on deformations, ``costs`` some that differ in their budgets alone,
-    ``refinement`` a net with tied blocks.
+    ``refinement`` a net with tied blocks, ``trajectories`` one with steps between stem and head; ``theory`` has one
+    for each toy.
     """
 
     worst_cases: Picture | None
@@ -53,15 +54,17 @@ class Pictures:
     alike: Picture | None
     costs: Picture | None
     refinement: Picture | None
+    trajectories: Picture | None
+    theory: tuple[Picture, ...]
     curves: dict[str, Picture]
     examples: dict[str, dict[str, Picture]]
 
     def all(self) -> list[Picture]:
         """In the order of the page."""
         examples = [picture for of_attack in self.examples.values() for picture in of_attack.values()]
-        optional = (self.transfer, self.sensitivity, self.alike, self.costs, self.refinement)
+        optional = (self.transfer, self.sensitivity, self.alike, self.costs, self.refinement, self.trajectories)
         first = [picture for picture in (self.worst_cases, self.overview, *self.comparisons, *optional) if picture]
-        return [*first, *self.curves.values(), *examples]
+        return [*first, *self.theory, *self.curves.values(), *examples]
 
 
 def draw(benchmark: Benchmark) -> Pictures:
@@ -89,6 +92,8 @@ def draw(benchmark: Benchmark) -> Pictures:
         alike=_alike(benchmark),
         costs=_costs(benchmark),
         refinement=_refinement(benchmark),
+        trajectories=_trajectories(benchmark),
+        theory=_theory(benchmark),
         curves={
             name: Picture(
                 f"curve-{name}",
@@ -152,6 +157,25 @@ def _refinement(benchmark: Benchmark) -> Picture | None:
     names = ", ".join(benchmark.refinements)
     alt = f"Agreement with the flow's predictions and distance of the logits against steps, for {names}."
     return Picture("refinement", refinement.picture(benchmark), alt)
+
+
+def _trajectories(benchmark: Benchmark) -> Picture | None:
+    names = trajectories.perturbations(benchmark)
+    if not names:
+        return None
+    alt = f"Distance from the clean trajectory and its growth against time for {'; '.join(names.values())}."
+    return Picture("trajectories", trajectories.picture(benchmark), alt)
+
+
+def _theory(benchmark: Benchmark) -> tuple[Picture, ...]:
+    toys = benchmark.theory
+    figures = {
+        "ordering": theory.ordering_picture(toys.ordering),
+        "annuli": theory.annuli_picture(toys.annuli),
+        "expansion": theory.expansion_picture(toys.expansion),
+    }
+    said = theory.findings(toys)
+    return tuple(Picture(f"theory-{name}", figures[name], text) for name, text in zip(figures, said, strict=True))
 
 
 def _examples(benchmark: Benchmark, results: list[Result]) -> dict[str, Picture]:

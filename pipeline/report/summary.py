@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import statistics
-from pipeline.report import alarms, refinement, tables, transfer
+from pipeline.report import alarms, refinement, tables, theory, trajectories, transfer
 from pipeline.report.cautions import cautions
 from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.inputs import Benchmark, Result
@@ -94,6 +94,9 @@ def summary(benchmark: Benchmark) -> str:
     parts += ["## Alarms", _block(alarms.table(benchmark)), _block(alarms.probed(benchmark))]
     parts += ["## Transfer"] if benchmark.transfers else []
     parts += [_block(transfer.table(benchmark, attack)) for attack in benchmark.transfers]
+    if trajectories.perturbations(benchmark):
+        parts += ["## Trajectories", " ".join(trajectories.findings(benchmark)), _block(trajectories.table(benchmark))]
+    parts += ["## Do trajectories that cannot cross protect?", *theory.findings(benchmark.theory)]
     parts += ["## Robust accuracy"]
     for name in benchmark.params.attacks:
         parts += [f"### {name}", tables.robust_accuracies(benchmark.of_attack(name)).markdown()]

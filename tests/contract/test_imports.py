@@ -46,9 +46,10 @@ LEVELS = (
         "refinement",
         "refining",
         "report",
+        "tracing",
         "tracking",
     }
-    | {"trainer", "training", "transferring"},
+    | {"trainer", "training", "trajectory", "transferring"},
     {"stages", "workspace", "__main__"},
 )
 ROOMS: tuple[components.Room, ...] = ("attacks", "datasets", "defences", "models")

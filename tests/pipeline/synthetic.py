@@ -128,6 +128,10 @@ def write_benchmark(
     write_json(root / "refinement/refinement.json", found)
     probes = {model: {str(seed): probe(model) for seed in seeds} for model in models}
     write_json(root / "probes/probes.json", {"models": probes, "leaked": 0, "tested": n_images})
+    followed = {model: [trajectory(model, attacks)] * len(seeds) for model in models}
+    write_json(root / "trajectories/trajectories.json", followed)
+    for name, toy in toys().items():
+        write_json(root / "theory" / f"{name}.json", toy)
     for model in models:
         for seed in seeds:
             path = root / "checkpoints" / model / f"seed-{seed}.safetensors"
@@ -246,6 +250,59 @@ def probe(model: str) -> dict[str, Any]:
         "probabilities": 0.0,
         "clipped": 0.0,
         "logit_scale": 5.0,
+    }
+
+
+def trajectory(model: str, attacks: Sequence[str]) -> dict[str, Any]:
+    """What ``pipeline.stages.trajectories`` writes of a net: distances grow by exp(t) under attack, noise stays."""
+    n_steps = 4 if model == "neural_ode" else 6
+    times = [k / n_steps for k in range(n_steps + 1)]
+    followed = [(name, 1.0) for name in attacks if ATTACKS[name]["norm"] in ("linf", "deformation")][:1]
+    traces = [
+        {
+            "perturbation": name,
+            "epsilon": 0.1 if rate else None,
+            "n_images": N_EXAMPLES,
+            "distance": [math.exp(rate * t) for t in times],
+            "relative": [0.1 * math.exp((rate - 0.5) * t) for t in times],
+            "rate": [rate] * n_steps,
+        }
+        for name, rate in followed + [("noise", 0.0)] * len(followed)
+    ]
+    return {"times": times, "log_norm": [3.0 - t for t in times[:-1]], "traces": traces}
+
+
+def toys() -> dict[str, dict[str, Any]]:
+    """What ``pipeline.stages.theory`` writes, by file."""
+    points = [[0.0, 0.1], [1.0, 0.0]]
+    rings = {"starts": points, "is_ring": [False, True], "offset": -0.5, "wrong": 0.02, "margin": -3.0, "turns": 1.0}
+    plane = rings | {"n_extra": 0, "ends": points, "edge": points, "normal": [1.0, 0.0]}
+    deep = [[*point, 0.0] for point in points]
+    apart = {"n_extra": 1, "ends": deep, "edge": deep, "normal": [0.0, 0.0, 1.0], "wrong": 0.0, "turns": None}
+    return {
+        "annuli": {"plane": plane, "augmented": plane | apart | {"margin": 2.0}},
+        "expansion": {
+            "rates": [0.0, 3.0],
+            "times": [0.0, 1.0],
+            "trajectories": [[[-0.1, -0.1], [0.1, 0.1]], [[-0.1, -2.0], [0.1, 2.0]]],
+            "growth": [1.0, 20.0],
+            "exact": [1.0, math.exp(3)],
+            "crossings": 0,
+        },
+        "ordering": {
+            "strength": 3.0,
+            "times": [0.0, 1.0],
+            "flow": [[-1.0, -0.5], [1.0, 0.5]],
+            "reordered_by_flow": 0.0,
+            "steps": [1, 2],
+            "euler": [[[-1.0, 1.0], [1.0, -1.0]], [[-1.0, -0.5, 0.0], [1.0, 0.5, 0.1]]],
+            "reordered": [0.25, 0.125],
+            "enough_steps": 18,
+            "inputs": [-1.0, 1.0],
+            "learned": {"flow": [0.0, 0.0], "residual": [1.0, -1.0]},
+            "error": {"flow": 1.0, "residual": 0.0},
+            "least_error": 1.0,
+        },
     }
 
 

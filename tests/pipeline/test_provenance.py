@@ -123,6 +123,7 @@ def keyed_modules(stage: str) -> list[str]:
         "refine": ("models",),
         "transfer": ("models", "attacks"),
         "probe": ("models",),
+        "trajectories": ("models",),
     }
     own = {
         "train": ["pipeline.training"],
@@ -130,6 +131,8 @@ def keyed_modules(stage: str) -> list[str]:
         "refine": ["pipeline.stages.refine"],
         "transfer": ["pipeline.stages.transfer", "pipeline.judge_field"],
         "probe": ["pipeline.stages.probe"],
+        "trajectories": ["pipeline.stages.trajectories"],
+        "theory": ["pipeline.stages.theory"],
         "report": ["pipeline.stages.report"],
         "publish": ["pipeline.stages.publish"],
     }
@@ -137,7 +140,10 @@ def keyed_modules(stage: str) -> list[str]:
     return own.get(stage, []) + kinds
 
 
-@pytest.mark.parametrize("stage", ["data", "train", "attack", "refine", "transfer", "probe", "report", "publish"])
+STAGES = ["data", "train", "attack", "transfer", "probe", "refine", "trajectories", "theory", "report", "publish"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_dvc_starts_a_cell_when_the_code_of_its_results_is_edited(stage: str) -> None:
     """A file that the key hashes and that DVC does not watch leaves stale results standing."""
     entry = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]

@@ -19,14 +19,16 @@ from ruamel.yaml import YAML
 from pipeline.config import load_params
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.folders import CHECKPOINTS, DATA, REPORTS, RESULTS
+from pipeline.folders import CHECKPOINTS, DATA, PROBES, REPORTS, RESULTS
 from pipeline.records import records
 from pipeline.refinement import Refinement
-from pipeline.report import refinement, tables, transfer
+from pipeline.report import refinement, tables, theory, trajectories, transfer
 from pipeline.report.cautions import cautions
 from pipeline.report.deformations import alike, alike_attack, budget_families, common_strengths, success_at_cost
 from pipeline.report.examples import FOOLED, examples
 from pipeline.report.inputs import Benchmark, read_benchmark
+from pipeline.report.page import page
+from pipeline.report.pictures import draw
 from pipeline.report.summary import curves, metrics, summary
 from pipeline.stages import report
 from tests.pipeline.synthetic import (
@@ -238,6 +240,7 @@ def test_every_link_and_reference_of_the_page_leads_somewhere(finished: Path) ->
 def test_every_picture_is_there_as_svg_and_png(finished: Path) -> None:
     names = {"robust_accuracy", "attacks-linf", "alike", "refinement", *(f"curve-{attack}" for attack in NAMES)}
     names |= {"worst-case", "transfer", "sensitivity"}
+    names |= {"trajectories", "theory-ordering", "theory-annuli", "theory-expansion"}
     names |= {f"examples-{attack}-{model}" for attack in NAMES for model in MODELS}
     files = {path.name for path in (finished / REPORTS / "figures").iterdir()}
     assert files == {f"{name}.{suffix}" for name in names for suffix in ("svg", "png")}
@@ -269,6 +272,59 @@ def test_the_verdict_on_tied_nets_is_in_the_report(finished: Path) -> None:
     for seeds, verdict in (([other], "is not an ODE"), ([other, *benchmark.refinements["neural_ode"]], "2 of 3 seeds")):
         changed = replace(benchmark, refinements={"neural_ode": seeds})
         assert verdict in refinement.table(changed).rows[0][-1]
+
+
+def test_what_becomes_of_attacked_trajectories_is_in_the_report(finished: Path) -> None:
+    text = (finished / REPORTS / "summary.md").read_text()
+    assert "| neural_ode | 4 | × 2.72 (0.100 → 0.165) | × 1 (0.100 → 0.061) | 3.00 |" in text
+    assert "| architecture | steps | fgsm, ε = 0.1 | noise, ℓ2 size of fgsm | largest μ₂ |" in text
+    assert "fgsm, ε = 0.1 changes by × 2.72 in cnn; measured in the state's own norm, it grows in 2 of 2" in text
+    assert "fgsm changes by × 1 in cnn; measured in the state's own norm, it grows in 0 of 2" in text
+    assert "As an ODE, neural_ode has trajectories that cannot cross, yet attacked ones end × 2.72 as far" in text
+    assert "As an ODE, cnn" not in text
+    benchmark = read(finished)
+    distance, noise, _, _, rate, _ = trajectories.picture(benchmark).axes
+    assert [line.get_label() for line in distance.lines] == MODELS
+    assert np.asarray(distance.lines[1].get_ydata()).tolist() == pytest.approx([math.exp(k / 4) for k in range(5)])
+    assert set(np.asarray(noise.lines[0].get_ydata())) == {1.0}
+    slope, bound = (np.asarray(line.get_xydata()) for line in rate.lines[2:])
+    assert slope.tolist() == [[k / 4 + 1 / 8, 1.0] for k in range(4)]
+    assert bound.tolist() == [[k / 4, 3 - k / 4] for k in range(4)]
+
+
+def test_a_flow_that_lets_nothing_grow_is_said_to(finished: Path) -> None:
+    benchmark = read(finished)
+    (first, *_), *_ = benchmark.trajectories.values()
+    calm = [replace(trace, distance=tuple(0.5 for _ in trace.distance)) for trace in first.traces]
+    seeds = [replace(first, log_norm=(-0.5, -0.25), traces=tuple(calm))]
+    (*_, said) = trajectories.findings(replace(benchmark, trajectories={"neural_ode": seeds}))
+    assert "no farther from the clean ones than they begin (× 0.5); its largest μ₂ is -0.25, which forbids" in said
+
+
+def test_nets_without_steps_and_nets_without_attacked_images_have_no_trajectories(small: Path) -> None:
+    benchmark = read(small)
+    (first, *_), *_ = benchmark.trajectories.values()
+    for found in ({}, {"cnn": [replace(first, traces=())]}):
+        changed = replace(benchmark, trajectories=found)
+        pictures = draw(changed)
+        assert pictures.trajectories is None
+        assert "## Trajectories" not in summary(changed)
+        assert '<h2 id="trajectories">' not in page(changed, pictures)
+    one = replace(benchmark, trajectories={"cnn": [replace(first, traces=()), first]})
+    assert trajectories.table(one).rows[0][2] == "× 2.72 (0.100 → 0.165)"
+
+
+def test_what_the_toys_show_is_said_in_their_numbers(finished: Path) -> None:
+    text = (finished / REPORTS / "summary.md").read_text()
+    assert "the order of 0\u00a0% of the pairs of starts, 1 Euler step that of 25\u00a0%, and 18 or more" in text
+    assert "a flow ends at a mean squared error of 1 (nothing that keeps the order has less than 1)" in text
+    assert "classifies 2\u00a0% of the points of a disk and the ring around it wrongly" in text
+    assert "With one dimension more, 0\u00a0% are wrong" in text
+    assert "none cross, and their distances become × 1 (a = 0) and × 20 (a = 3)" in text
+    before, plane, augmented = theory.annuli_picture(read(finished).theory.annuli).axes
+    assert np.asarray(before.lines[1].get_xydata()).tolist() == [[1.0, 0.0]]
+    assert np.asarray(plane.lines[2].get_xydata()).tolist() == [[0.5, 0.0]]  # 1 - 0.5 beyond the readout's boundary
+    assert np.asarray(augmented.lines[2].get_xdata()).tolist() == [-0.5]
 
 
 def test_success_is_drawn_against_the_budgets(tmp_path: Path) -> None:
@@ -308,6 +364,9 @@ def test_a_variant_is_attacked_and_not_trained(tmp_path: Path) -> None:
     params["variants"] = {"coarse": {"of": "neural_ode"}}
     yaml.dump(params, path)
     shutil.copytree(tmp_path / RESULTS / "neural_ode", tmp_path / RESULTS / "coarse")
+    probes = json.loads((tmp_path / PROBES / "probes.json").read_text())
+    probes["models"]["coarse"] = probes["models"]["neural_ode"]
+    write_json(tmp_path / PROBES / "probes.json", probes)
     run_stage(tmp_path)
     benchmark = read(tmp_path)
     row = tables.architectures(benchmark).rows[1]

@@ -63,7 +63,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = Workspace(tmp_path_factory.mktemp("repro"))
     ran = made.repro()
     cells = {f"{stage}@{model}" for stage in ("train", "attack") for model in ("resnet", "neural_ode")}
-    assert ran == {"data", "refine", "report", "publish"} | cells
+    assert ran == {"data", "refine", "trajectories", "theory", "report", "publish"} | cells
     return made
 
 
@@ -103,7 +103,14 @@ def test_added_architecture_runs_only_its_cells(workspace: Workspace) -> None:
         params["models"]["euler_net"] = {"kind": "euler_net", "channels": 8, "groups": 4, "blocks": 2}
 
     workspace.edit_params(add)
-    assert workspace.repro() == {"train@euler_net", "attack@euler_net", "refine", "report", "publish"}
+    assert workspace.repro() == {
+        "train@euler_net",
+        "attack@euler_net",
+        "refine",
+        "trajectories",
+        "report",
+        "publish",
+    }
 
 
 def test_added_variant_is_attacked_and_not_trained(workspace: Workspace) -> None:
