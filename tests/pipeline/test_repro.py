@@ -63,7 +63,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = Workspace(tmp_path_factory.mktemp("repro"))
     ran = made.repro()
     cells = {f"{stage}@{model}" for stage in ("train", "attack") for model in ("resnet", "neural_ode")}
-    assert ran == {"data", "refine", "trajectories", "theory", "report", "publish"} | cells
+    single = {"data", "transfer", "probe", "refine", "trajectories", "theory", "report", "publish"}
+    assert ran == single | cells
     return made
 
 
@@ -76,7 +77,9 @@ def test_every_output_is_there(workspace: Workspace) -> None:
         assert (workspace.folder / "reports" / name).stat().st_size > 0
     curves = pd.read_csv(workspace.folder / "reports/curves.csv")
     assert set(curves["model"]) == {"resnet", "neural_ode"}
-    assert set(curves["attack"]) == {"fgsm", "pgd"}
+    assert set(curves["attack"]) == {"worst_case_linf", "fgsm", "pgd"}
+    transferred = pd.read_parquet(workspace.folder / "transfer/pgd.parquet")
+    assert {"resnet", "neural_ode", "neural_ode@euler"} <= set(transferred["model"])
     assert (workspace.folder / "mlflow.db").is_file()
 
 
@@ -103,14 +106,8 @@ def test_added_architecture_runs_only_its_cells(workspace: Workspace) -> None:
         params["models"]["euler_net"] = {"kind": "euler_net", "channels": 8, "groups": 4, "blocks": 2}
 
     workspace.edit_params(add)
-    assert workspace.repro() == {
-        "train@euler_net",
-        "attack@euler_net",
-        "refine",
-        "trajectories",
-        "report",
-        "publish",
-    }
+    about_all = {"transfer", "probe", "refine", "trajectories", "report", "publish"}
+    assert workspace.repro() == {"train@euler_net", "attack@euler_net"} | about_all
 
 
 def test_added_variant_is_attacked_and_not_trained(workspace: Workspace) -> None:
