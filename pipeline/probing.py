@@ -79,7 +79,8 @@ def measure(subject: Subject, examples: Examples, config: ProbeConfig, *, seed: 
     bench = _Bench(net, chosen, clean[right], seed)
     epsilon = bench.middle_strength()
     ladder = list(_doublings(config.most_steps))
-    survivors = bench.survivors(epsilon, ladder)
+    shortest = bench.rows(_pgd(ladder[0]), epsilon, bench.everything())
+    survivors = bench.survivors(epsilon, ladder, torch.tensor(~shortest["success"].to_numpy()))
     return Probe(
         repeat_shift=_largest(predict(net, examples) - clean) / scale,
         batch_shift=_largest(_one_by_one(net, examples) - clean) / scale,
@@ -92,7 +93,7 @@ def measure(subject: Subject, examples: Examples, config: ProbeConfig, *, seed: 
         one_step=_share(survivors[-1] & ~bench.stands(_fgsm(), epsilon)),
         ladder=ladder,
         robust_accuracy=[_share(standing) for standing in survivors],
-        nfe_ratio=bench.nfe_ratio(epsilon),
+        nfe_ratio=bench.nfe_ratio(shortest),
         probabilities=_probabilities(clean),
         clipped=_clipped(clean),
         logit_scale=scale,
@@ -125,27 +126,25 @@ class _Bench:
         return torch.ones(len(self.examples), dtype=torch.bool)
 
     def middle_strength(self) -> float:
-        """The strength at which the shortest PGD leaves the share nearest to one half."""
+        """Where the shortest PGD leaves the share nearest to one half; of equals the largest that leaves any."""
         standing, shares = self.everything(), {}
         for epsilon in EPSILONS:
             standing = self.stands(_pgd(SHORTEST), epsilon, standing)
             shares[epsilon] = _share(standing)
-        return min(shares, key=lambda epsilon: abs(shares[epsilon] - 0.5))
+        return min(shares, key=lambda epsilon: (abs(shares[epsilon] - 0.5), shares[epsilon] == 0, -epsilon))
 
-    def survivors(self, epsilon: float, ladder: list[int]) -> list[Tensor]:
-        """Who stands against PGD with each number of steps and with all fewer ones."""
-        found: list[Tensor] = []
-        for steps in ladder:
-            found.append(self.stands(_pgd(steps), epsilon, found[-1] if found else None))
+    def survivors(self, epsilon: float, ladder: list[int], first: Tensor) -> list[Tensor]:
+        """Who stands against PGD with each number of steps and with all fewer ones; ``first`` against the fewest."""
+        found = [first]
+        for steps in ladder[1:]:
+            found.append(self.stands(_pgd(steps), epsilon, found[-1]))
         return found
 
-    def nfe_ratio(self, epsilon: float) -> float | None:
-        """Evaluations of the vector field for images that the shortest PGD found, to those for clean ones."""
+    def nfe_ratio(self, attacked: pd.DataFrame) -> float | None:
+        """Evaluations of the vector field for attacked images (the judge's rows), to those for clean ones."""
         predict(self.net, self.examples)
         clean = last_pass(self.net, "nfe", self.examples.labels).double()
-        if not clean.sum():
-            return None
-        return float(self.rows(_pgd(SHORTEST), epsilon, self.everything())["nfe"].mean() / clean.mean())
+        return float(attacked["nfe"].mean() / clean.mean()) if clean.sum() else None
 
 
 _Attack = tuple[str, Any]  # kind and Config

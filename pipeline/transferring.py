@@ -145,10 +145,11 @@ def transferred(
 def _judged(target: Target, source: Source, cell: Cell, split: Split) -> Iterator[pd.DataFrame]:
     device = next(target.net.parameters()).device
     clean = first_examples(split, max(source.indices) + 1)
+    # An image is there at several strengths and predicted once.
+    clean_logits = torch.cat([predict(target.net, _on(device, part)) for part in _parts(clean)])
     for start in range(0, len(source.indices), BATCH):
         some = slice(start, start + BATCH)
-        chosen = clean.subset(source.indices[some])
-        examples = Examples(chosen.indices, chosen.inputs.to(device), chosen.labels.to(device), chosen.sha256)
+        examples = _on(device, clean.subset(source.indices[some]))
         none = torch.zeros_like(examples.labels)
         field = None if source.deformation is None else source.deformation[some].to(device)
         adv_inputs = source.adv_inputs[some].to(device)
@@ -160,5 +161,14 @@ def _judged(target: Target, source: Source, cell: Cell, split: Split) -> Iterato
             cell,
             epsilons=source.epsilons[some],
             source=(source.model, source.seed),
-            clean_logits=predict(target.net, examples),
+            clean_logits=clean_logits[list(source.indices[some])],
         )
+
+
+def _parts(examples: Examples) -> Iterator[Examples]:
+    for start in range(0, len(examples), BATCH):
+        yield examples.subset(range(start, min(start + BATCH, len(examples))))
+
+
+def _on(device: torch.device, examples: Examples) -> Examples:
+    return Examples(examples.indices, examples.inputs.to(device), examples.labels.to(device), examples.sha256)

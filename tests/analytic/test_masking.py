@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,10 @@ SOUND = Probe(
     clipped=0.0,
     logit_scale=5.0,
 )
+
+
+def changed(**values: Any) -> Probe:
+    return replace(SOUND, **values)
 
 
 def raised(probes: list[Probe], evidence: dict[str, Evidence] | None = None) -> list[str]:
@@ -67,9 +72,9 @@ def test_a_sound_net_raises_none() -> None:
 )
 def test_every_sign_is_raised_from_its_threshold_on(name: str, field: str) -> None:
     threshold = next(alarm.threshold for alarm in alarms("net", [SOUND], {}) if alarm.name == name)
-    assert raised([replace(SOUND, **{field: threshold})]) == [name]
-    assert raised([replace(SOUND, **{field: threshold * 0.99})]) == []
-    assert raised([replace(SOUND, **{field: math.nan})]) == [name], "what could not be measured is no good sign"
+    assert raised([changed(**{field: threshold})]) == [name]
+    assert raised([changed(**{field: threshold * 0.99})]) == []
+    assert raised([changed(**{field: math.nan})]) == [name], "what could not be measured is no good sign"
 
 
 def test_accuracy_that_still_falls_with_the_steps_is_a_sign() -> None:

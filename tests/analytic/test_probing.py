@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from pipeline.settings import ProbeConfig
 N = 8
 CONFIG = ProbeConfig(n_images=N, most_steps=50)
 RK4 = SolverConfig(method="rk4", steps=2, gradient="backprop")
-TSIT5 = SolverConfig(method="tsit5", rtol=1e-2, atol=1e-2, max_steps=50, control="sample", gradient="backprop")
+TSIT5 = SolverConfig(method="tsit5", rtol=1e-3, atol=1e-3, max_steps=200, control="sample", gradient="backprop")
 
 
 class Linear(nn.Module):
@@ -47,9 +46,9 @@ def dark(brightness: float = 0.38) -> Examples:
 def test_a_linear_net_is_measured_exactly() -> None:
     probe = measure(Subject(Linear()), dark(), CONFIG, seed=0)
     assert probe.logit_scale == pytest.approx(2 * 40 * 0.12)
-    assert probe.epsilon in (0.1, 0.15), "half of the images is nearest to all or none; all fall at .15"
+    assert probe.epsilon == 0.1, "all stand up to .12 and none above; of the strengths that leave any, the largest"
     assert probe.ladder == [25, 50]
-    assert probe.robust_accuracy == ([1.0, 1.0] if probe.epsilon < 0.12 else [0.0, 0.0])
+    assert probe.robust_accuracy == [1.0, 1.0]
     assert (probe.repeat_shift, probe.dead_gradients, probe.failed_ascents, probe.unbounded) == (0, 0, 0, 0)
     assert probe.batch_shift < 1e-6
     assert (probe.solver_shift, probe.adjoint_angle, probe.nfe_ratio) == (None, None, None)
@@ -64,23 +63,20 @@ def test_wrong_predictions_are_left_out() -> None:
     assert measure(Subject(Linear()), mixed, CONFIG, seed=0).robust_accuracy == alone.robust_accuracy
 
 
-@cache
-def _sound(seed: int = 0) -> tuple[nn.Module, Examples]:
-    """An untrained Neural ODE, whose own predictions are the labels, on noise."""
-    torch.manual_seed(seed)
-    net = _solved(RK4)
-    inputs = torch.rand(N, 1, 28, 28)
-    labels = net(inputs).argmax(1).detach()
-    return net, Examples(tuple(range(N)), inputs, labels, ("",) * N)
+def _labelled_by(net: nn.Module) -> Examples:
+    """Noise, with the net's own predictions for labels."""
+    inputs = torch.rand(N, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    return Examples(tuple(range(N)), inputs, net(inputs).argmax(1).detach(), ("",) * N)
 
 
-def _solved(solver: SolverConfig) -> nn.Module:
-    """The same weights under any solver."""
+def _solved(solver: SolverConfig, *, stiffness: float = 3.0) -> nn.Module:
+    """An untrained Neural ODE, the same weights under any solver; a loose one gets stiff dynamics wrong."""
     torch.manual_seed(1)
     net = neural_ode.build(Config(channels=8, groups=4, solver=solver), in_shape=(1, 28, 28), n_classes=10)
-    with torch.no_grad():  # dynamics that a loose solver gets wrong
+    with torch.no_grad():
         for parameter in net[1].parameters():  # type: ignore[index]
-            parameter.mul_(3)
+            parameter.mul_(stiffness)
+        net[2][-1].weight.mul_(100)  # type: ignore[index, union-attr]
     return net.eval()
 
 
@@ -89,39 +85,32 @@ def _raised(probe: Probe) -> set[str]:
 
 
 @pytest.mark.parametrize("solver", [RK4, TSIT5], ids=["rk4", "tsit5"])
-def test_a_sound_ode_raises_no_alarm_of_its_gradients(solver: SolverConfig) -> None:
-    _, examples = _sound()
-    subject = Subject(_solved(solver), finer=_solved(finer(solver)), exact=_solved(solver))
-    found = _raised(measure(subject, examples, CONFIG, seed=0))
-    assert found <= {"solver"}, "untrained dynamics are stiff: two steps may be too few for them"
+def test_a_sound_ode_raises_no_alarm(solver: SolverConfig) -> None:
+    net, fine, exact = (_solved(one, stiffness=1.0) for one in (solver, finer(solver), solver))
+    assert _raised(measure(Subject(net, fine, exact), _labelled_by(net), CONFIG, seed=0)) == set()
 
 
 @pytest.mark.parametrize("label", [label for label, defect in DEFECTS.items() if defect.plant])
 def test_every_planted_defect_raises_its_alarm(label: str) -> None:
-    net, examples = _sound()
     torch.manual_seed(2)
     defect = DEFECTS[label]
     assert defect.plant
-    planted = defect.plant(net).eval()
-    own = Examples(examples.indices, examples.inputs, planted(examples.inputs).argmax(1).detach(), examples.sha256)
-    assert _raised(measure(Subject(planted), own, CONFIG, seed=0)) & set(defect.alarms)
+    planted = defect.plant(_solved(RK4)).eval()
+    assert _raised(measure(Subject(planted), _labelled_by(planted), CONFIG, seed=0)) & set(defect.alarms)
 
 
 @pytest.mark.parametrize("label", [label for label, defect in DEFECTS.items() if defect.solver])
 def test_every_solver_that_is_a_defect_raises_its_alarm(label: str) -> None:
-    _, examples = _sound()
     solver = DEFECTS[label].solver
     assert solver
     exact = SolverConfig(
         method=solver.method, rtol=solver.rtol, atol=solver.atol, max_steps=100, control="batch", gradient="backprop"
     )
     subject = Subject(_solved(solver), finer=_solved(finer(solver)), exact=_solved(exact))
-    labels = subject.net(examples.inputs).argmax(1).detach()
-    own = Examples(examples.indices, examples.inputs, labels, examples.sha256)
-    assert _raised(measure(subject, own, CONFIG, seed=0)) & set(DEFECTS[label].alarms)
+    assert _raised(measure(subject, _labelled_by(subject.net), CONFIG, seed=0)) & set(DEFECTS[label].alarms)
 
 
-@pytest.mark.parametrize(("solver", "check"), [(RK4, lambda s: s.steps == 8), (TSIT5, lambda s: s.rtol < 1e-3)])
+@pytest.mark.parametrize(("solver", "check"), [(RK4, lambda s: s.steps == 8), (TSIT5, lambda s: s.rtol < 1e-4)])
 def test_finer_is_finer(solver: SolverConfig, check: Callable[[SolverConfig], bool]) -> None:
     assert check(finer(solver))
     assert not finer(solver).couples_batch
