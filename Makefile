@@ -16,7 +16,7 @@ export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 # The pictures that documents show; all of them are in the report.
-SHOWN := robust_accuracy attacks-deformation alike success-against-budget refinement \
+SHOWN := worst-case robust_accuracy transfer sensitivity attacks-deformation alike success-against-budget refinement \
 	trajectories theory-ordering theory-annuli theory-expansion \
 	examples-adef-neural_ode examples-deform_pgd_fold_free-neural_ode
 

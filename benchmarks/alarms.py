@@ -2,14 +2,16 @@
 
 The thresholds of ``pipeline.masking`` were frozen on the first five seeds of the default nets and the defects that are
 not held out. Seeds 5 to 9 and the held-out defects test them: every defect must raise its alarm, and no sound net any.
-It needs the ten seeds of ``profiles/alarms.yaml`` and about an hour on two cores; finished nets are kept in
-``runs/alarms/alarms`` and not measured again.
+It needs the ten seeds of ``profiles/alarms.yaml``. Finished nets are kept in ``runs/alarms/alarms`` and not measured
+again; several of these processes share the work.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +29,7 @@ from pipeline.attacks.pgd import Config as PgdConfig
 from pipeline.attacks.square import Config as SquareConfig
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split, read_split
+from pipeline.errors import UserError
 from pipeline.evaluate import Cell, Examples, evaluate, evaluate_transferred, predict
 from pipeline.evaluator import climb
 from pipeline.examples import first_examples
@@ -38,22 +41,23 @@ from pipeline.ode import SolverConfig
 from pipeline.probing import Subject, measure, relatives
 from pipeline.settings import Component, ProbeConfig
 from pipeline.stages.common import run
-from pipeline.store import RowStore
+from pipeline.store import LockedError, RowStore, locked
 from pipeline.worst_case import Threat, gather
 
 IMAGES, EPSILONS = 50, (0.05, 0.1, 0.2, 0.3)
-PROBE = ProbeConfig(n_images=30, most_steps=100)
+PROBE = ProbeConfig(n_images=20, most_steps=100)  # the default's
 ATTACKS: dict[str, Any] = {
     "fgsm": FgsmConfig(norm="linf"),
     "pgd": PgdConfig(norm="linf", steps=20, step_size=2.0, restarts=1, random_start=True, loss="both"),
-    "square": SquareConfig(norm="linf", queries=200, p_init=0.8),
+    "square": SquareConfig(norm="linf", queries=60, p_init=0.8),
 }
 ADAPTIVE = SolverConfig(
     method="tsit5", rtol=1e-2, atol=1e-2, max_steps=100, control="sample", gradient="backprop"
 )  # the Neural ODE's weights with each image's own steps: sound, too
 FROZEN_ON = range(5)  # seeds; the others test
 PLANTED_ON = {False: (0, 1, 5, 6), True: (5, 6, 7)}  # seeds that defects are planted on, by held_out
-FINISHED = Path("alarms")
+WORKSPACE, FINISHED = Path("runs/alarms"), Path("alarms")
+Images = tuple[str, int, torch.Tensor]  # the model and the seed they were made on; (strengths, N, C, H, W)
 
 
 @dataclass(frozen=True)
@@ -73,18 +77,32 @@ class Case:
 
 def main() -> None:
     """Measure what is not finished, then print what every group of nets says."""
-    params, split = load_params(), read_split(DATA, "test")
-    cases = list(_cases(params))
-    strangers = {seed: _strangers(params, split, seed) for seed in (0, 5)}
-    for case in cases:
-        if not case.path.is_file():
+    with contextlib.chdir(WORKSPACE):
+        params, split = load_params(), read_split(DATA, "test")
+        cases = list(_cases(params))
+        strangers = {seed: _strangers(params, split, seed) for seed in (0, 5)}
+        for case in cases:
             # Images of strangers' nets: of other seeds than the case's.
-            foreign = strangers[5 if case.seed < 5 else 0]
-            write_json(case.path, [asdict(alarm) for alarm in _measured(case, split, foreign)])
-            print(f"measured {case.label}, seed {case.seed}", flush=True)
-    found = {case: [Alarm(**one) for one in json.loads(case.path.read_text(encoding="utf-8"))] for case in cases}
-    _print_thresholds({case: list_ for case, list_ in found.items() if case.seed in FROZEN_ON})
-    _print_verdicts({case: list_ for case, list_ in found.items() if case.seed not in FROZEN_ON})
+            _finish(case, split, strangers[5 if case.seed < 5 else 0])
+        found = {case: _read(case) for case in cases}
+    _print_thresholds({case: measured for case, measured in found.items() if case.seed in FROZEN_ON})
+    _print_verdicts({case: measured for case, measured in found.items() if case.seed not in FROZEN_ON})
+
+
+def _finish(case: Case, split: Split, strangers: list[Images]) -> None:
+    """Measure a case unless it is finished or another process has it."""
+    with contextlib.suppress(LockedError), locked(case.path.stem):
+        if not case.path.is_file():
+            started = time.perf_counter()
+            write_json(case.path, [asdict(alarm) for alarm in _measured(case, split, strangers)])
+            print(f"measured {case.label}, seed {case.seed}, {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def _read(case: Case) -> list[Alarm]:
+    try:
+        return [Alarm(**one) for one in json.loads(case.path.read_text(encoding="utf-8"))]
+    except FileNotFoundError as error:
+        raise UserError(f"{case.path}: another process is measuring it; run this again when it has ended") from error
 
 
 def _cases(params: Params) -> Iterator[Case]:
@@ -101,7 +119,7 @@ def _cases(params: Params) -> Iterator[Case]:
             yield Case(label, solved, trained, seed, label)
 
 
-def _measured(case: Case, split: Split, strangers: list[tuple[str, int, torch.Tensor]]) -> list[Alarm]:
+def _measured(case: Case, split: Split, strangers: list[Images]) -> list[Alarm]:
     nets = {
         name: load_target(model, case.trained, case.seed, split, 10).net
         for name, model in {"net": case.model, **relatives(case.model)}.items()
@@ -135,7 +153,7 @@ def _rows(net: nn.Module, examples: Examples, attack: str) -> pd.DataFrame:
         return climb(0, examples, store, epsilons=EPSILONS, climbs=attack != "fgsm", attack=judged)
 
 
-def _strangers(params: Params, split: Split, seed: int) -> list[tuple[str, int, torch.Tensor]]:
+def _strangers(params: Params, split: Split, seed: int) -> list[Images]:
     """Images (strengths, N, C, H, W) that PGD makes on two sound nets, at all strengths."""
     found = []
     examples = first_examples(split, IMAGES)
@@ -147,7 +165,7 @@ def _strangers(params: Params, split: Split, seed: int) -> list[tuple[str, int, 
     return found
 
 
-def _transferred(net: nn.Module, examples: Examples, strangers: list[tuple[str, int, torch.Tensor]]) -> pd.DataFrame:
+def _transferred(net: nn.Module, examples: Examples, strangers: list[Images]) -> pd.DataFrame:
     clean, none = predict(net, examples), torch.zeros_like(examples.labels)
     parts = []
     for name, seed, images in strangers:
