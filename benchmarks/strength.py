@@ -30,7 +30,7 @@ from pipeline.nets import load_target
 from pipeline.settings import AttackEntry, Component
 from pipeline.stages.common import run
 
-IMAGES, SCIPY_IMAGES = 100, 20
+IMAGES, SCIPY_IMAGES = 100, 60
 FMN_STEPS = 50
 WITHIN = 3.0  # pixels
 SLACK = 1e-6  # relative and absolute: float32 rounding of inputs + perturbation
