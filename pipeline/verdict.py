@@ -99,11 +99,11 @@ def answer(verdicts: Mapping[str, Verdict]) -> str:
     by_word: dict[Word, list[str]] = {"supported": [], "contradicted": [], "undecided": [], "unreliable": []}
     for name, verdict in decisive.items():
         by_word[verdict.word].append(name)
-    found = "; ".join(f"{word}: {', '.join(names)}" for word, names in by_word.items() if names)
+    found = ", ".join(f"{len(names)} {word} ({', '.join(names)})" for word, names in by_word.items() if names)
     n_seeds = min(verdict.difference.n_seeds for verdict in decisive.values())
-    few = f" With fewer than {VERDICT_SEEDS} seeds ({n_seeds}) none can be decided." if n_seeds < VERDICT_SEEDS else ""
+    few = f"; fewer than {VERDICT_SEEDS} seeds ({n_seeds}) can decide none" if n_seeds < VERDICT_SEEDS else ""
     count = f"{len(decisive)} claim{'s' * (len(decisive) > 1)} about worst cases"
-    return f"{_opening(by_word, len(decisive))}. Of {count}, {found}.{few}"
+    return f"{_opening(by_word, len(decisive))}: of {count}, {found}{few}."
 
 
 def _opening(by_word: Mapping[Word, Sequence[str]], n_claims: int) -> str:

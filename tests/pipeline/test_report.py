@@ -278,7 +278,7 @@ def test_the_verdict_on_tied_nets_is_in_the_report(finished: Path) -> None:
 def test_the_verdict_stands_first_and_is_computed(finished: Path) -> None:
     text = (finished / REPORTS / "summary.md").read_text()
     assert text.index("## The verdict") < text.index("## Before believing it") < text.index("## The worst case")
-    assert "**Not shown. Of 1 claim about worst cases, undecided: perturbations. With fewer than 10 seeds (2)" in text
+    assert "**Not shown: of 1 claim about worst cases, 1 undecided (perturbations); fewer than 10 seeds (2) can" in text
     assert "Holm" in text
     benchmark = read(finished)
     rows = {row[0].partition(":")[0]: row for row in verdicts.table(benchmark).rows}
@@ -313,7 +313,7 @@ def test_ten_seeds_decide_unless_an_alarm_is_raised(tmp_path: Path) -> None:
     write_benchmark(tmp_path, models=MODELS, attacks=["fgsm", "adef"], seeds=range(10), n_images=60)
     benchmark = read(tmp_path)
     assert {claim["verdict"] for claim in verdicts.metrics(benchmark).values()} == {"supported"}
-    assert verdicts.sentence(benchmark).startswith("Yes, as far as these attacks go. Of 1 claim")
+    assert verdicts.sentence(benchmark).startswith("Yes, as far as these attacks go: of 1 claim")
     swapped = {n: replace(c, more_robust="cnn", than="neural_ode") for n, c in benchmark.params.claims.items()}
     contrary = replace(benchmark, params=replace(benchmark.params, claims=swapped))
     assert {claim["verdict"] for claim in verdicts.metrics(contrary).values()} == {"contradicted"}
