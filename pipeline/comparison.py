@@ -18,6 +18,7 @@ from pipeline.statistics import CONFIDENCE, Array, Estimate, Outcomes, areas, hu
 
 POWER = 0.8  # with which the smallest detectable difference is detected
 _LEAST_P = 1e-12  # smaller p are not told apart
+_ROUNDING = 1e-24  # a smaller variance, or square of a mean, is none
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def compare(one: Array, other: Array) -> Difference:
     n_seeds = len(one)
     differences = one - other
     mean = float(differences.mean())
-    n_agree = int((np.sign(differences.mean(1)) == np.sign(mean)).sum()) if mean else 0
+    n_agree = int((np.sign(differences.mean(1)) == np.sign(mean)).sum()) if mean**2 >= _ROUNDING else 0
     if min(one.shape) < 2:
         return Difference(Estimate(mean, -1.0, 1.0), 1.0, n_agree, None, n_seeds)
     spread = Spread.of(differences)
@@ -125,7 +126,7 @@ def compare(one: Array, other: Array) -> Difference:
 def _interval(one: Array, other: Array, mean: float, spread: Spread) -> Estimate:
     level = (1 + CONFIDENCE) / 2
     squared = spread.squared_margin(level)
-    if squared == 0:  # no image differs in any seed: Tango's (1998) interval, z² / (I + z²)
+    if squared < _ROUNDING:  # no image differs in any seed: Tango's (1998) interval, z² / (I + z²)
         quantile = float(special.stdtrit(spread.n_images, level)) ** 2
         squared = (quantile / (spread.n_images + quantile)) ** 2
     first, second = (Spread.of(values).squared_margin(level) for values in (one, other))
@@ -143,9 +144,9 @@ def _interval(one: Array, other: Array, mean: float, spread: Spread) -> Estimate
 
 def _p_value(mean: float, spread: Spread) -> float:
     """The level at which the margin reaches the mean; sources have quantiles of their own, so there is no formula."""
-    if mean == 0:
+    if mean**2 < _ROUNDING:
         return 1.0
-    if spread.squared_margin(0.9) == 0:  # nothing varies: the sign test over seeds
+    if spread.squared_margin(0.9) < _ROUNDING:  # nothing varies: the sign test over seeds
         return 0.5 ** (spread.n_seeds - 1)
     if mean**2 > spread.squared_margin(1 - _LEAST_P / 2):
         return _LEAST_P

@@ -118,6 +118,12 @@ def test_equal_models_do_not_differ() -> None:
 
 def test_where_nothing_varies_seeds_are_counted() -> None:
     assert compare(np.ones((10, 50)), np.zeros((10, 50))).p == pytest.approx(2 * 0.5**10)
+    images = np.random.default_rng(0).random((1, 50))
+    rounded = np.tile(images, (10, 1))  # + 0.1 - 0.1 is not quite nothing
+    assert compare(rounded + 0.1 - 0.1, rounded).p == 1
+    found = compare(rounded + 0.1, rounded)
+    assert found.p == pytest.approx(2 * 0.5**10)
+    assert found.effect.high - found.effect.low > 0.01
 
 
 def test_one_seed_says_nothing_about_architectures() -> None:
