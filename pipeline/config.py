@@ -38,6 +38,31 @@ class ParamsError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Claim:
+    """ "``more_robust`` withstands more than ``than``." Not in settings.py, which trained weights are keyed by.
+
+    Attributes:
+        more_robust: a model or variant.
+        than: another.
+        at: a strength; null for the area under the curve.
+        threat: the worst case of all attacks of a kind (``pipeline.worst_case.THREATS``), or
+        attack: a key of ``attacks``, alone.
+    """
+
+    more_robust: str
+    than: str
+    at: PositiveFloat | None
+    threat: Literal["linf", "l2", "deformation", "deformation_fold_free"] | None = None
+    attack: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.threat is None) == (self.attack is None):
+            raise ValueError("threat: name either a threat or an attack")
+        if self.more_robust == self.than:
+            raise ValueError(f"than: {self.than!r} is compared with itself")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Params:
     """The whole of params.yaml, validated."""
 
@@ -50,6 +75,7 @@ class Params:
     evaluate: EvaluateConfig
     transfer: TransferConfig
     probe: ProbeConfig
+    claims: dict[str, Claim]
     compute: ComputeConfig
 
     @property
@@ -89,6 +115,8 @@ def _parse_params(raw: Any, path: Path) -> Params:
     )
     evaluate = parse(EvaluateConfig, sections["evaluate"], at + "evaluate")
     _check_coupling({"models": models, "variants": variants}, evaluate.batch_coupled, at)
+    known = [*models, *variants]
+    claims = _named(sections["claims"], at + "claims", lambda _, v, w: _claim(v, known, attacks, w), may_be_empty=True)
     return Params(
         dataset=_component("datasets", "dataset", sections["dataset"], at + "dataset"),
         models=models,
@@ -99,6 +127,7 @@ def _parse_params(raw: Any, path: Path) -> Params:
         evaluate=evaluate,
         transfer=_transfer(sections["transfer"], attacks, at + "transfer"),
         probe=parse(ProbeConfig, sections["probe"], at + "probe"),
+        claims=claims,
         compute=parse(ComputeConfig, sections["compute"], at + "compute"),
     )
 
@@ -169,6 +198,31 @@ def _transfer(raw: Any, attacks: dict[str, AttackEntry], where: str) -> Transfer
         if solver.couples_batch:
             raise ParamsError(f"{where}.solvers.{name}.control: must be sample: predictions may not depend on a batch")
     return transfer
+
+
+def _claim(raw: Any, models: list[str], attacks: dict[str, AttackEntry], where: str) -> Claim:
+    """A claim about models and attacks that are there, at a strength that was measured."""
+    claim = parse(Claim, raw, where)
+    for key, name in (("more_robust", claim.more_robust), ("than", claim.than)):
+        if name not in models:
+            raise ParamsError(f"{where}.{key}: {name!r} is no model; {components.nearest(name, models)}")
+    if claim.attack is not None and claim.attack not in attacks:
+        raise ParamsError(f"{where}.attack: {claim.attack!r} is no attack; {components.nearest(claim.attack, attacks)}")
+    seeking = [entry for name, entry in attacks.items() if name == claim.attack or _seeks(entry, claim.threat)]
+    if not seeking or (claim.threat == "deformation_fold_free" and not any(map(_is_fold_free, seeking))):
+        raise ParamsError(f"{where}.threat: no attack seeks {claim.threat}; add one or remove the claim")
+    strengths = sorted({epsilon for entry in seeking for epsilon in entry.epsilons})
+    if claim.at is not None and claim.at not in strengths:
+        raise ParamsError(f"{where}.at: must be null or one of {', '.join(map(str, strengths))}, not {claim.at}")
+    return claim
+
+
+def _seeks(attack: AttackEntry, threat: str | None) -> bool:
+    return threat is not None and attack.norm == threat.removesuffix("_fold_free")
+
+
+def _is_fold_free(attack: AttackEntry) -> bool:
+    return bool(getattr(attack.config, "fold_free", False))
 
 
 def _attack(name: str, raw: Any, where: str) -> AttackEntry:

@@ -109,7 +109,7 @@ def interval(values: Array) -> Estimate:
     Simulated coverage (logistic normal seed and image effects up to 1.5 and 3, S = 3, 5, 10, I = 50, 200, means in
     [.02, .98]): 0.94 at least, 0.98 to 0.99 on average. With one seed it speaks of the images alone.
     """
-    return _hull(float(values.mean()), _squared_margin(values), values.shape[1])
+    return hull(float(values.mean()), _squared_margin(values), values.shape[1])
 
 
 def _squared_margin(values: Array) -> float:
@@ -126,7 +126,8 @@ def _t_quantile(degrees: int) -> float:
     return float(special.stdtrit(degrees, (1 + CONFIDENCE) / 2))
 
 
-def _hull(mean: float, squared_margin: float, n_images: int) -> Estimate:
+def hull(mean: float, squared_margin: float, n_images: int) -> Estimate:
+    """Mean ± margin joined with Wilson's interval for that margin; n images where nothing varies."""
     spread = mean * (1 - mean)
     varies = squared_margin > 0 and spread > 0
     ratio = squared_margin / spread if varies else _t_quantile(n_images) ** 2 / n_images  # Wilson's z²/n
@@ -156,8 +157,13 @@ def curve(found: Outcomes) -> pd.DataFrame:
 
 def area(found: Outcomes) -> Estimate:
     """Area under the curve from strength 0 (clean accuracy) to the largest, trapezoidal, divided by that strength."""
-    areas: Array = np.trapezoid(found.robust, found.epsilons, axis=-1) / found.epsilons[-1]
-    return interval(areas)
+    return interval(areas(found))
+
+
+def areas(found: Outcomes) -> Array:
+    """The same for each seed and image, (S, I)."""
+    under: Array = np.trapezoid(found.robust, found.epsilons, axis=-1) / found.epsilons[-1]
+    return under
 
 
 def median_size(found: Outcomes) -> Estimate:
@@ -173,7 +179,7 @@ def median_size(found: Outcomes) -> Estimate:
     median = _quantile(pooled, 0.5)
     below = correct & (found.sizes <= median if math.isfinite(median) else np.isfinite(found.sizes))
     deviation = (below - correct * (below.sum() / correct.sum())) / correct.mean()
-    level = _hull(0.5, _squared_margin(deviation), found.sizes.shape[1])
+    level = hull(0.5, _squared_margin(deviation), found.sizes.shape[1])
     return Estimate(median, _quantile(pooled, level.low), _quantile(pooled, level.high))
 
 

@@ -77,10 +77,25 @@ def _apply(params: dict[str, Any], change: dict[str, Any], where: str) -> None:
                 raise ParamsError(f"{where}: only.{section}: {name!r} is not in params.yaml; {nearest(name, entries)}")
         for name in [name for name in entries if name not in names]:
             del entries[name]
-    # What transfers follows what is attacked.
+    # What transfers and what is claimed follows what is attacked.
     if "transfer" in params:
         params["transfer"]["attacks"] = [name for name in params["transfer"]["attacks"] if name in params["attacks"]]
+    if "claims" in params:
+        for name in [name for name, claim in params["claims"].items() if not _is_testable(claim, params)]:
+            del params["claims"][name]
     _merge(params, change.get("set") or {})
+
+
+def _is_testable(claim: dict[str, Any], params: dict[str, Any]) -> bool:
+    """Whether the models and attacks that a claim names are left; what it lacks is load_params' to say."""
+    models, attacks = {*params["models"], *params["variants"]}, params["attacks"]
+    if not {claim[key] for key in ("more_robust", "than") if key in claim} <= models:
+        return False
+    if claim.get("attack") is not None:
+        return claim["attack"] in attacks
+    threat = claim.get("threat") or ""
+    norm = threat.removesuffix("_fold_free")
+    return not threat or any(a["norm"] == norm and (norm == threat or a.get("fold_free")) for a in attacks.values())
 
 
 def _merge(params: dict[str, Any], change: dict[str, Any]) -> None:

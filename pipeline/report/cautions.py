@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline import statistics
+from pipeline.matching import CLEAN_GAP
 from pipeline.report import alarms
 from pipeline.report.inputs import Benchmark, Result
+from pipeline.verdict import VERDICT_SEEDS
 
-VERDICT_SEEDS = 10  # fewer cannot carry "more robust" or "less robust"
 STANDING = 0.5  # robust accuracy that an attack leaves at its largest strength, above which it proves nothing
 UNFOUND = 0.01  # share of images that an attack without bound may fail to fool before that is suspicious
 FOLDED = 0.01  # mean share of folded cells above which fields are no longer smooth deformations
-CLEAN_GAP = 0.02  # difference of clean accuracies above which architectures are not compared like with like
 
 
 def cautions(benchmark: Benchmark) -> list[str]:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import components
-from pipeline.report import alarms, refinement, tables, theory, trajectories, transfer
+from pipeline.report import alarms, refinement, tables, theory, trajectories, transfer, verdicts
 from pipeline.report.cautions import cautions
 from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.deformations import alike_attack
@@ -48,6 +48,10 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         question=QUESTION,
         description=describe(benchmark),
         how_to_read=HOW_TO_READ,
+        verdict=verdicts.sentence(benchmark),
+        claims=verdicts.table(benchmark),
+        matched=verdicts.matched(benchmark),
+        mismatches=verdicts.warnings(benchmark),
         cautions=cautions(benchmark),
         pictures=pictures,
         alike_attack=alike_attack(benchmark),

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import statistics
-from pipeline.report import alarms, refinement, tables, theory, trajectories, transfer
+from pipeline.report import alarms, refinement, tables, theory, trajectories, transfer, verdicts
 from pipeline.report.cautions import cautions
 from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.inputs import Benchmark, Result
@@ -48,12 +48,13 @@ def curves(benchmark: Benchmark) -> pd.DataFrame:
 
 
 def metrics(benchmark: Benchmark) -> dict[str, Any]:
-    """Numbers for ``dvc metrics``, architecture by architecture; what is not finite is left out."""
+    """Numbers for ``dvc metrics``: architecture by architecture, then the claims; what is not finite is left out."""
     numbers = tables.architecture_numbers(benchmark)
-    return {
+    by_model = {
         model: _finite(numbers[model]) | {name: _attack_metrics(result) for name, result in results.items()}
         for model, results in benchmark.results.items()
     }
+    return by_model | {"claims": verdicts.metrics(benchmark)}
 
 
 def _attack_metrics(result: Result) -> dict[str, Any]:
@@ -82,6 +83,11 @@ def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
 def summary(benchmark: Benchmark) -> str:
     """The report as Markdown, for a console and for the page of a CI job."""
     parts = [f"# {QUESTION}", describe(benchmark)]
+    parts += ["## The verdict", f"**{verdicts.sentence(benchmark)}**"]
+    if benchmark.params.claims:
+        parts += [_block(verdicts.table(benchmark)), _block(verdicts.matched(benchmark))]
+        parts += [f"> ⚠ {warning}" for warning in verdicts.warnings(benchmark)]
+    parts += ["## Before believing it"] if cautions(benchmark) else []
     parts += [f"> ⚠ {caution}" for caution in cautions(benchmark)]
     parts += ["## The worst case"]
     for threat, by_model in benchmark.evidence.items():

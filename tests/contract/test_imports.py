@@ -24,6 +24,7 @@ LEVELS = (
         "files",
         "folders",
         "judge_field",
+        "matching",
         "ode",
         "probe",
         "provenance",
@@ -32,8 +33,9 @@ LEVELS = (
     | {"seeds", "settings", "store"},
     {"attacks", "datasets", "models", "theory"},
     {"defences", "statistics"},
-    {"worst_case"},
+    {"comparison", "worst_case"},
     {"masking"},
+    {"verdict"},
     {
         "attacking",
         "classifier",

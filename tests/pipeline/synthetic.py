@@ -173,10 +173,20 @@ def write_params(
         "evaluate": {"seed": 0, "chunk_size": 100, "n_examples": N_EXAMPLES, "batch_coupled": []},
         "transfer": {"attacks": transferred(attacks), "solvers": SOLVERS},
         "probe": {"n_images": 10, "most_steps": 50},
+        "claims": claims(models, attacks),
         "compute": {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"},
     }
     with (root / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(params, file)
+
+
+def claims(models: Sequence[str], attacks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """One on the worst case of ℓ∞ and one on each attack alone, as far as models and attacks are there."""
+    if not {"cnn", "neural_ode"} <= set(models):
+        return {}
+    about = {"more_robust": "neural_ode", "than": "cnn", "at": None}
+    worst = {"perturbations": about | {"threat": "linf"}} if {"fgsm", "pgd"} & set(attacks) else {}
+    return worst | {f"{name}_alone": about | {"attack": name} for name in attacks}
 
 
 def digits(n: int) -> Split:

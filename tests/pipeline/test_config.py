@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline import components, workspace
-from pipeline.config import Params, ParamsError, _parse_params, load_params
+from pipeline.config import Claim, Params, ParamsError, _parse_params, load_params
 from pipeline.fields import Range
 from pipeline.models.neural_ode import Config as NeuralOdeConfig
 from pipeline.provenance import ROOT
+from pipeline.worst_case import THREATS
 
 PARAMS = ROOT / "params.yaml"
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
@@ -55,6 +56,7 @@ BASE: dict[str, Any] = {
     "evaluate": {"seed": 0, "chunk_size": 10, "n_examples": 2, "batch_coupled": []},
     "transfer": {"attacks": ["fgsm"], "solvers": {"euler": {"method": "euler", "steps": 4, "gradient": "backprop"}}},
     "probe": {"n_images": 10, "most_steps": 50},
+    "claims": {"c": {"more_robust": "neural_ode", "than": "resnet", "threat": "linf", "at": None}},
     "compute": {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"},
 }
 
@@ -133,6 +135,31 @@ def test_the_shipped_profiles_are_valid(profile: Path, tmp_path: Path) -> None:
     workspace._apply(raw, workspace._read(profile), str(profile))
     (tmp_path / "params.yaml").write_text(dumped(raw), encoding="utf-8")
     assert load_params(tmp_path / "params.yaml").models
+
+
+def test_the_threats_of_claims_are_those_of_the_worst_case() -> None:
+    hint = get_args(get_type_hints(Claim)["threat"])[0]
+    assert set(get_args(hint)) == {threat.name for threat in THREATS}
+
+
+def test_the_shipped_claims_name_the_talks_two(shipped: Params) -> None:
+    found = {(claim.more_robust, claim.than, claim.threat) for claim in shipped.claims.values()}
+    assert {("neural_ode", "cnn", "linf"), ("neural_ode", "cnn", "deformation_fold_free")} <= found
+
+
+@pytest.mark.parametrize(
+    ("only", "left"),
+    [
+        ({"models": ["cnn", "neural_ode"], "attacks": ["pgd"]}, ["perturbations"]),
+        ({"models": ["neural_ode"]}, []),
+        ({"attacks": ["adef", "deform_pgd"], "models": ["cnn", "neural_ode"]}, ["adef"]),
+        ({"attacks": ["deform_pgd_fold_free"], "models": ["resnet", "neural_ode"]}, ["deformations_resnet"]),
+    ],
+)
+def test_a_profile_keeps_the_claims_that_it_can_test(only: dict[str, list[str]], left: list[str]) -> None:
+    raw = YAML().load(PARAMS.read_text(encoding="utf-8"))
+    workspace._apply(raw, {"only": only}, "profile")
+    assert list(raw["claims"]) == left
 
 
 # One thing wrong at a time: (what, what the message must contain)
@@ -267,6 +294,38 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         changed("models.neural_ode.solver.method", "rk45"),
         ["models.neural_ode.solver.method: must be one of", "dopri5", "'rk45'"],
     ),
+    "claim about an unknown model": (
+        changed("claims.c.more_robust", "neural_od"),
+        ["claims.c.more_robust: 'neural_od' is no model; did you mean 'neural_ode'?"],
+    ),
+    "claim about a model that is not there": (changed("claims.c.than", "cnn"), ["claims.c.than: 'cnn' is no model"]),
+    "claim about one model": (changed("claims.c.than", "neural_ode"), ["claims.c.than: 'neural_ode' is compared"]),
+    "claim about an unknown threat": (
+        changed("claims.c.threat", "l1"),
+        ["claims.c.threat: must be one of linf, l2, deformation, deformation_fold_free, not 'l1'"],
+    ),
+    "claim about a threat that no attack seeks": (
+        changed("claims.c.threat", "l2"),
+        ["claims.c.threat: no attack seeks l2"],
+    ),
+    "claim about fields without folds that no attack seeks": (
+        changed("claims.c.threat", "deformation_fold_free"),
+        ["claims.c.threat: no attack seeks deformation_fold_free"],
+    ),
+    "claim about a threat and an attack": (
+        changed("claims.c.attack", "fgsm"),
+        ["claims.c.threat: name either a threat or an attack"],
+    ),
+    "claim about neither": (changed("claims.c.threat", None), ["claims.c.threat: name either"]),
+    "claim about an unknown attack": (
+        changed("claims.c", {"more_robust": "neural_ode", "than": "resnet", "attack": "fgms", "at": None}),
+        ["claims.c.attack: 'fgms' is no attack; did you mean 'fgsm'?"],
+    ),
+    "claim at a strength that is not measured": (
+        changed("claims.c.at", 0.15),
+        ["claims.c.at: must be null or one of 0.1, 0.2, not 0.15"],
+    ),
+    "claim without a strength": (without("claims.c.at"), ["claims.c: missing key at"]),
     "whole file a list": ([], ["must be a mapping"]),  # type: ignore[dict-item]
     "whole file empty": (None, ["must be a mapping"]),  # type: ignore[dict-item]
 }

@@ -16,13 +16,14 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.config import load_params
+from pipeline.config import Claim, load_params
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.folders import CHECKPOINTS, DATA, PROBES, REPORTS, RESULTS
+from pipeline.masking import Alarm
 from pipeline.records import records
 from pipeline.refinement import Refinement
-from pipeline.report import refinement, tables, theory, trajectories, transfer
+from pipeline.report import refinement, tables, theory, trajectories, transfer, verdicts
 from pipeline.report.cautions import cautions
 from pipeline.report.deformations import alike, alike_attack, budget_families, common_strengths, success_at_cost
 from pipeline.report.examples import FOOLED, examples
@@ -135,7 +136,7 @@ def test_the_transfer_matrix_is_the_truth(finished: Path) -> None:
 
 def test_metrics_are_finite_numbers(finished: Path) -> None:
     found = json.loads((finished / REPORTS / "metrics.json").read_text(), parse_constant=pytest.fail)
-    assert list(found) == sorted(MODELS)
+    assert list(found) == sorted([*MODELS, "claims"])
     assert found["neural_ode"]["nfe"] == 16
     assert found["cnn"]["generalization_gap"] == pytest.approx(
         found["cnn"]["train_accuracy"] - found["cnn"]["test_accuracy"]
@@ -272,6 +273,78 @@ def test_the_verdict_on_tied_nets_is_in_the_report(finished: Path) -> None:
     for seeds, verdict in (([other], "is not an ODE"), ([other, *benchmark.refinements["neural_ode"]], "2 of 3 seeds")):
         changed = replace(benchmark, refinements={"neural_ode": seeds})
         assert verdict in refinement.table(changed).rows[0][-1]
+
+
+def test_the_verdict_stands_first_and_is_computed(finished: Path) -> None:
+    text = (finished / REPORTS / "summary.md").read_text()
+    assert text.index("## The verdict") < text.index("## Before believing it") < text.index("## The worst case")
+    assert "**Not shown: of 1 claim about worst cases, 1 undecided (perturbations); fewer than 10 seeds (2) can" in text
+    assert "Holm" in text
+    benchmark = read(finished)
+    rows = {row[0].partition(":")[0]: row for row in verdicts.table(benchmark).rows}
+    assert list(rows) == ["perturbations", *(f"{name}_alone" for name in NAMES)]
+    assert rows["perturbations"][0].endswith("under the worst case of pixels changed, ℓ∞ (area under the curve)")
+    assert rows["adef_alone"][0].endswith("under adef alone, which is no worst case (area under the curve)")
+    assert {row[-1] for row in rows.values()} == {"undecided"}
+    found = json.loads((finished / REPORTS / "metrics.json").read_text())["claims"]
+    one, other = (benchmark.results[model]["adef"].area.value for model in ("neural_ode", "cnn"))
+    assert found["adef_alone"]["difference"] == pytest.approx(one - other)
+    assert f"{one - other:+.3f} [" in rows["adef_alone"][1]
+    assert found["adef_alone"]["seeds_that_agree"] == 2
+    assert {claim["verdict"] for claim in found.values()} == {"undecided"}
+    page_text = (finished / REPORTS / "index.html").read_text()
+    assert page_text.index('<h2 id="verdict">') < page_text.index('<h2 id="worst-case">')
+    assert verdicts.sentence(benchmark) in page_text
+
+
+def test_a_claim_at_a_strength_is_about_that_strength(finished: Path) -> None:
+    benchmark = read(finished)
+    claim = Claim(more_robust="neural_ode", than="cnn", at=0.1, attack="fgsm")
+    benchmark = replace(benchmark, params=replace(benchmark.params, claims={"c": claim}))
+    sizes = {model: fooling_sizes(model, "fgsm", SEEDS, N_IMAGES) for model in MODELS}
+    expected = (sizes["neural_ode"] > 0.1).mean() - (sizes["cnn"] > 0.1).mean()
+    assert verdicts.metrics(benchmark)["c"]["difference"] == pytest.approx(expected)
+    assert "(at 0.1)" in verdicts.table(benchmark).rows[0][0]
+    assert "no claim rests on a worst case" in verdicts.sentence(benchmark)
+
+
+def test_ten_seeds_decide_unless_an_alarm_is_raised(tmp_path: Path) -> None:
+    """The truth: neural_ode falls at about twice the strengths."""
+    write_benchmark(tmp_path, models=MODELS, attacks=["fgsm", "adef"], seeds=range(10), n_images=60)
+    benchmark = read(tmp_path)
+    assert {claim["verdict"] for claim in verdicts.metrics(benchmark).values()} == {"supported"}
+    assert verdicts.sentence(benchmark).startswith("Yes, as far as these attacks go: of 1 claim")
+    swapped = {n: replace(c, more_robust="cnn", than="neural_ode") for n, c in benchmark.params.claims.items()}
+    contrary = replace(benchmark, params=replace(benchmark.params, claims=swapped))
+    assert {claim["verdict"] for claim in verdicts.metrics(contrary).values()} == {"contradicted"}
+    hidden = Alarm("transfer wins", "neural_ode", 0.5, 0.02, "", "linf")
+    vars(benchmark)["alarms"] = [hidden]  # cached_property
+    found = {name: claim["verdict"] for name, claim in verdicts.metrics(benchmark).items()}
+    assert found == {"perturbations": "unreliable", "fgsm_alone": "unreliable", "adef_alone": "supported"}
+    assert [row[5] for row in verdicts.table(benchmark).rows] == ["transfer wins (neural_ode)"] * 2 + ["–"]
+
+
+def test_unmatched_comparisons_are_named_and_judged_all_the_same(finished: Path) -> None:
+    benchmark = read(finished)
+    (warning,) = verdicts.warnings(benchmark)
+    assert warning.startswith("neural_ode and cnn are not matched: parameters 41,000 and 131,000")
+    assert warning in (finished / REPORTS / "summary.md").read_text()
+    assert {row[6] for row in verdicts.table(benchmark).rows} == {"⚠ not matched"}
+    row = dict(zip(verdicts.matched(benchmark).columns, verdicts.matched(benchmark).rows[0], strict=True))
+    assert (row["architecture"], row["parameters"], row["logit scale"]) == ("cnn", "131,000", "4")
+    assert row["gradient steps"] == "0"  # 60 training images, batches of 64
+    for reports in benchmark.training.values():
+        for seed in reports:
+            seed |= {"parameters": 1000, "seconds": 20.0, "accuracy": {"train": 0.99, "test": 0.96, "validation": 0.96}}
+    assert verdicts.warnings(benchmark) == []
+    assert {row[6] for row in verdicts.table(benchmark).rows} == {"matched"}
+
+
+def test_without_claims_nothing_is_decided(small: Path) -> None:
+    run_stage(small)
+    text = (small / REPORTS / "summary.md").read_text()
+    assert "**Nothing is decided: no claim rests on a worst case.**" in text
+    assert "| claim |" not in text
 
 
 def test_what_becomes_of_attacked_trajectories_is_in_the_report(finished: Path) -> None:
