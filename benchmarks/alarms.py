@@ -35,7 +35,7 @@ from pipeline.evaluator import climb
 from pipeline.examples import first_examples
 from pipeline.files import write_json
 from pipeline.folders import DATA
-from pipeline.masking import Alarm, alarms
+from pipeline.masking import THRESHOLDS, Alarm, alarms
 from pipeline.nets import load_target
 from pipeline.ode import SolverConfig
 from pipeline.probing import Subject, measure, relatives
@@ -99,8 +99,10 @@ def _finish(case: Case, split: Split, strangers: list[Images]) -> None:
 
 
 def _read(case: Case) -> list[Alarm]:
+    """What was measured, held against today's thresholds."""
     try:
-        return [Alarm(**one) for one in json.loads(case.path.read_text(encoding="utf-8"))]
+        stored = json.loads(case.path.read_text(encoding="utf-8"))
+        return [Alarm(**(one | {"threshold": THRESHOLDS[one["name"]]})) for one in stored]
     except FileNotFoundError as error:
         raise UserError(f"{case.path}: another process is measuring it; run this again when it has ended") from error
 

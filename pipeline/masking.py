@@ -15,7 +15,25 @@ from pipeline.probe import Probe
 from pipeline.statistics import Array
 from pipeline.worst_case import Evidence
 
-UNSEEN = 0.02  # share of images that withstand every attack by gradients and fall to one without
+# Frozen: between what the sound nets measured at most and the defects at least (``benchmarks.alarms``); where no defect
+# had to raise the alarm, three times the former or what one image more than that makes.
+THRESHOLDS = {
+    "black box wins": 0.02,
+    "transfer wins": 0.02,
+    "random": 1e-4,
+    "batch": 1e-4,
+    "solver": 0.02,
+    "adjoint": 5.0,
+    "nfe": 1.25,
+    "dead gradient": 0.25,
+    "no ascent": 0.15,
+    "one step": 0.1,
+    "more steps": 0.15,
+    "unbounded": 0.02,
+    "no logits": 0.5,
+    "clipped": 0.02,
+    "scale": 100.0,
+}
 
 
 @dataclass(frozen=True)
@@ -45,33 +63,27 @@ class Alarm:
 
 @dataclass(frozen=True)
 class _Sign:
-    """A measurement of a probe that has a threshold."""
+    """A measurement of a probe."""
 
     name: str
     measure: Callable[[Probe], float | None]
-    threshold: float
     evidence: str  # with {value}
 
 
 _SIGNS = (
-    _Sign("random", lambda p: p.repeat_shift, 1e-4, "a second call changes logits by {value:.1e} of the median margin"),
-    _Sign("batch", lambda p: p.batch_shift, 1e-4, "alone, an image's logits shift by {value:.1e} of the median margin"),
-    _Sign("solver", lambda p: p.solver_shift, 0.02, "a finer solver changes {value:.1%} of the predictions"),
-    _Sign("adjoint", lambda p: p.adjoint_angle, 5.0, "its gradient is {value:.1f}° off that through its solver"),
-    _Sign("nfe", lambda p: p.nfe_ratio, 1.25, "attacked images take {value:.2f} × the evaluations of clean ones"),
-    _Sign("dead gradient", lambda p: p.dead_gradients, 0.05, "{value:.1%} of the gradients promise nothing"),
-    _Sign(
-        "no ascent",
-        lambda p: p.failed_ascents,
-        0.05,
-        "on {value:.1%} of the images the gradient leads nowhere up",
-    ),
-    _Sign("one step", lambda p: p.one_step, 0.05, "{value:.1%} fall to one step and withstand many"),
-    _Sign("more steps", lambda p: _last_drop(p), 0.05, "the last doubling of PGD's steps takes another {value:.1%}"),
-    _Sign("unbounded", lambda p: p.unbounded, 0.02, "{value:.1%} withstand PGD without a bound"),
-    _Sign("no logits", lambda p: p.probabilities, 0.5, "for {value:.0%} of the images the outputs are probabilities"),
-    _Sign("clipped", lambda p: p.clipped, 0.02, "{value:.1%} of the logits share an extreme value"),
-    _Sign("scale", lambda p: p.logit_scale, 100.0, "the median margin is {value:.3g} logits: cross-entropies saturate"),
+    _Sign("random", lambda p: p.repeat_shift, "a second call changes logits by {value:.1e} of the median margin"),
+    _Sign("batch", lambda p: p.batch_shift, "alone, an image's logits shift by {value:.1e} of the median margin"),
+    _Sign("solver", lambda p: p.solver_shift, "a finer solver changes {value:.1%} of the predictions"),
+    _Sign("adjoint", lambda p: p.adjoint_angle, "its gradient is {value:.1f}° off that through its solver"),
+    _Sign("nfe", lambda p: p.nfe_ratio, "attacked images take {value:.2f} × the evaluations of clean ones"),
+    _Sign("dead gradient", lambda p: p.dead_gradients, "{value:.1%} of the gradients promise nothing"),
+    _Sign("no ascent", lambda p: p.failed_ascents, "on {value:.1%} of the images the gradient leads nowhere up"),
+    _Sign("one step", lambda p: p.one_step, "{value:.1%} fall to one step and withstand many"),
+    _Sign("more steps", lambda p: _last_drop(p), "the last doubling of PGD's steps takes another {value:.1%}"),
+    _Sign("unbounded", lambda p: p.unbounded, "{value:.1%} withstand PGD without a bound"),
+    _Sign("no logits", lambda p: p.probabilities, "for {value:.0%} of the images the outputs are probabilities"),
+    _Sign("clipped", lambda p: p.clipped, "{value:.1%} of the logits share an extreme value"),
+    _Sign("scale", lambda p: p.logit_scale, "the median margin is {value:.3g} logits: cross-entropies saturate"),
 )
 
 
@@ -102,7 +114,7 @@ def _probed(model: str, probes: Sequence[Probe]) -> Iterator[Alarm]:
         values = [value for probe in probes if (value := sign.measure(probe)) is not None]
         if values:
             mean = float(np.mean(values))
-            yield Alarm(sign.name, model, mean, sign.threshold, sign.evidence.format(value=mean))
+            yield Alarm(sign.name, model, mean, THRESHOLDS[sign.name], sign.evidence.format(value=mean))
 
 
 def _hidden(model: str, evidence: Mapping[str, Evidence]) -> Iterator[Alarm]:
@@ -112,10 +124,11 @@ def _hidden(model: str, evidence: Mapping[str, Evidence]) -> Iterator[Alarm]:
             continue
         for access in ("black box", "transfer"):
             if access in found.sizes:
+                name = f"{access} wins"
                 share, epsilon = _unseen(found.sizes["white box"], found.sizes[access], found.epsilons)
                 words = f"{threat}: up to {share:.1%} of the images withstand all gradients and fall to {access}"
                 words += f", at {epsilon:g}" if share else ""
-                yield Alarm(f"{access} wins", model, share, UNSEEN, words, threat)
+                yield Alarm(name, model, share, THRESHOLDS[name], words, threat)
 
 
 def _unseen(white: Array, other: Array, epsilons: Sequence[float]) -> tuple[float, float]:
