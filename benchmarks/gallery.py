@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from pipeline import components
-from pipeline.attacking import make_cell
+from pipeline.cells import make_cell
 from pipeline.components import nearest
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import CARD, Split, read_card, read_split

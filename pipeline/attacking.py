@@ -1,13 +1,11 @@
-"""One attack on one trained model: its key, its run over all chunks, and the files that come of it."""
+"""One attack on one trained model: its run over all chunks, and the files that come of it."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -16,10 +14,11 @@ from torch import Tensor
 
 from pipeline import components, provenance
 from pipeline.datasets.base import Split
-from pipeline.evaluate import FIELD_JUDGE, Cell, Examples, Judged
+from pipeline.evaluate import Cell, Examples, Judged
 from pipeline.evaluator import Chunks, Evaluator, climb
 from pipeline.examples import first_examples
-from pipeline.files import atomic_write, digest
+from pipeline.files import atomic_write
+from pipeline.folders import examples_prefix
 from pipeline.nets import Target
 from pipeline.schema import validate
 from pipeline.settings import AttackEntry, ComputeConfig, EvaluateConfig
@@ -27,36 +26,6 @@ from pipeline.store import STORE, RowStore
 from pipeline.trainer import make_trainer
 
 logger = logging.getLogger(__name__)
-
-
-def make_cell(
-    target: Target, attack: AttackEntry, judge: EvaluateConfig, *, dataset: str, card: dict[str, Any]
-) -> Cell:
-    """The cell with its key: the hash of everything that determines its rows."""
-    modules = ["pipeline.evaluate", f"pipeline.attacks.{attack.kind}", f"pipeline.models.{target.model.kind}"]
-    modules += [FIELD_JUDGE] if attack.norm == "deformation" else []
-    key = digest(
-        {
-            "weights": target.weights_sha256,
-            "model": [target.model.name, target.model.kind, asdict(target.model.config), target.seed],
-            "data": [dataset, card["splits"]["test"]["sha256"]],
-            "attack": [attack.name, attack.kind, asdict(attack.config)],
-            "judge": [judge.seed, judge.chunk_size],
-            "code": provenance.code_hash(modules),
-            "environment": provenance.environment(),
-        }
-    )
-    return Cell(
-        dataset=dataset,
-        split="test",
-        model=target.model.name,
-        seed=target.seed,
-        attack=attack.name,
-        kind=attack.kind,
-        config=attack.config,
-        base_seed=judge.seed,
-        config_hash=key,
-    )
 
 
 class AttackRun:
@@ -101,7 +70,7 @@ class AttackRun:
         for epsilon in self.epsilons:
             chunks = range(-(-n // self.chunks.chunk_size))
             units = [unit for chunk in chunks if (unit := self.store.load(chunk, epsilon)) is not None]
-            prefix = f"seed{self.cell.seed}/eps{'minimal' if epsilon is None else repr(epsilon)}"
+            prefix = examples_prefix(self.cell.seed, epsilon)
             for name in units[0].images if units else ():
                 index = torch.cat([unit.images["index"] for unit in units])
                 tensor = torch.cat([unit.images[name] for unit in units])

@@ -125,7 +125,7 @@ def _parse_params(raw: Any, path: Path) -> Params:
         seeds=_seeds(sections["seeds"], at + "seeds"),
         attacks=attacks,
         evaluate=evaluate,
-        transfer=_transfer(sections["transfer"], attacks, at + "transfer"),
+        transfer=_transfer(sections["transfer"], attacks, evaluate, at + "transfer"),
         probe=parse(ProbeConfig, sections["probe"], at + "probe"),
         claims=claims,
         compute=parse(ComputeConfig, sections["compute"], at + "compute"),
@@ -189,8 +189,10 @@ def _check_coupling(sections: dict[str, dict[str, Any]], declared: tuple[str, ..
             )
 
 
-def _transfer(raw: Any, attacks: dict[str, AttackEntry], where: str) -> TransferConfig:
+def _transfer(raw: Any, attacks: dict[str, AttackEntry], evaluate: EvaluateConfig, where: str) -> TransferConfig:
     transfer = parse(TransferConfig, raw, where)
+    if transfer.attacks and not evaluate.n_examples:
+        raise ParamsError(f"{where}.attacks: images are kept of the first evaluate.n_examples examples, which is 0")
     for name in transfer.attacks:
         if name not in attacks:
             raise ParamsError(f"{where}.attacks: {name!r} is no attack; {components.nearest(name, attacks)}")

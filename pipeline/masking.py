@@ -70,6 +70,12 @@ class _Sign:
     evidence: str  # with {value}
 
 
+def _last_drop(probe: Probe) -> float:
+    """What the last doubling of the steps, at least, took."""
+    accuracies = probe.robust_accuracy
+    return accuracies[-2] - accuracies[-1] if len(accuracies) > 1 else 0.0
+
+
 _SIGNS = (
     _Sign("random", lambda p: p.repeat_shift, "a second call changes logits by {value:.1e} of the median margin"),
     _Sign("batch", lambda p: p.batch_shift, "alone, an image's logits shift by {value:.1e} of the median margin"),
@@ -79,18 +85,12 @@ _SIGNS = (
     _Sign("dead gradient", lambda p: p.dead_gradients, "{value:.1%} of the gradients promise nothing"),
     _Sign("no ascent", lambda p: p.failed_ascents, "on {value:.1%} of the images the gradient leads nowhere up"),
     _Sign("one step", lambda p: p.one_step, "{value:.1%} fall to one step and withstand many"),
-    _Sign("more steps", lambda p: _last_drop(p), "the last doubling of PGD's steps takes another {value:.1%}"),
+    _Sign("more steps", _last_drop, "the last doubling of PGD's steps takes another {value:.1%}"),
     _Sign("unbounded", lambda p: p.unbounded, "{value:.1%} withstand PGD without a bound"),
     _Sign("no logits", lambda p: p.probabilities, "for {value:.0%} of the images the outputs are probabilities"),
     _Sign("clipped", lambda p: p.clipped, "{value:.1%} of the logits share an extreme value"),
     _Sign("scale", lambda p: p.logit_scale, "the median margin is {value:.3g} logits: cross-entropies saturate"),
 )
-
-
-def _last_drop(probe: Probe) -> float:
-    """What the last doubling of the steps, at least, took."""
-    accuracies = probe.robust_accuracy
-    return accuracies[-2] - accuracies[-1] if len(accuracies) > 1 else 0.0
 
 
 def alarms(model: str, probes: Sequence[Probe], evidence: Mapping[str, Evidence]) -> list[Alarm]:

@@ -6,11 +6,13 @@ be deleted at any time, at the price of computing again.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, write_json
 from pipeline.schema import validate
 
 STORE = Path(".store")
@@ -94,6 +96,14 @@ class RowStore:
 
 def _name(chunk: int, epsilon: float | None) -> str:
     return f"{chunk:06d}-{'minimal' if epsilon is None else repr(epsilon)}"
+
+
+def remembered(kind: str, key: str, compute: Callable[[], Any], *, store: Path = STORE) -> Any:
+    """What ``compute`` returned, as JSON has it, under its key: from the store or computed now."""
+    path = store / kind / f"{key}.json"
+    if not path.is_file():
+        write_json(path, compute())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_rows(path: Path) -> pd.DataFrame | None:

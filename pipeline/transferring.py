@@ -7,7 +7,7 @@ robust: a masked gradient hides nothing from an image that was found elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline import provenance
 from pipeline.attacks.base import AttackOutput, Status
+from pipeline.cells import make_cell
 from pipeline.datasets.base import Split
 from pipeline.errors import UserError
-from pipeline.evaluate import FIELD_JUDGE, Cell, Examples, evaluate_transferred, predict
+from pipeline.evaluate import Cell, Examples, evaluate_transferred, predict
 from pipeline.examples import first_examples
-from pipeline.files import atomic_write, digest, sha256
+from pipeline.files import atomic_write, sha256
+from pipeline.folders import examples_prefix
 from pipeline.nets import Target
 from pipeline.ode import SolverConfig
 from pipeline.settings import AttackEntry, Component, EvaluateConfig
@@ -70,7 +71,7 @@ def _source(
     tensors: Mapping[str, Tensor], content: str, path: Path, model: str, attack: AttackEntry, seed: int
 ) -> Source:
     strengths: list[float | None] = [None, *attack.epsilons]
-    names = {epsilon: f"seed{seed}/eps{'minimal' if epsilon is None else repr(epsilon)}" for epsilon in strengths}
+    names = {epsilon: examples_prefix(seed, epsilon) for epsilon in strengths}
     found = {epsilon: name for epsilon, name in names.items() if f"{name}/index" in tensors}
     if not found:
         raise UserError(f"{path}: no images of seed {seed}; run `dvc repro --force attack@{model}`")
@@ -108,34 +109,12 @@ def transferred(
 
     An image within one strength is within every larger: what falls at a strength has fallen at all above it.
     """
-    modules = ["pipeline.transferring", f"pipeline.attacks.{attack.kind}", f"pipeline.models.{target.model.kind}"]
-    modules += [FIELD_JUDGE] if attack.norm == "deformation" else []
-    key = digest(
-        {
-            "weights": target.weights_sha256,
-            "model": [target.model.name, target.model.kind, asdict(target.model.config), target.seed],
-            "source": [source.model, source.seed, source.sha256, source.epsilons],
-            "data": [dataset, card["splits"]["test"]["sha256"]],
-            "attack": [attack.name, attack.kind, asdict(attack.config)],
-            "code": provenance.code_hash(modules),
-            "environment": provenance.environment(),
-        }
-    )
-    path = STORE / "transfer" / f"{key}.parquet"
+    made = (source.model, source.seed, source.sha256, source.epsilons)
+    cell = make_cell(target, attack, judge, dataset=dataset, card=card, maker=__name__, source=made)
+    path = STORE / "transfer" / f"{cell.config_hash}.parquet"
     stored = read_rows(path)
     if stored is not None:
         return stored
-    cell = Cell(
-        dataset=dataset,
-        split="test",
-        model=target.model.name,
-        seed=target.seed,
-        attack=attack.name,
-        kind=attack.kind,
-        config=attack.config,
-        base_seed=judge.seed,
-        config_hash=key,
-    )
     rows = pd.concat(list(_judged(target, source, cell, split)), ignore_index=True)
     with atomic_write(path) as temporary:
         rows.to_parquet(temporary, index=False)

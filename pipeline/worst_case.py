@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ class Evidence:
     sizes: Mapping[Access, Array]
     attacks: tuple[str, ...]
 
-    @property
+    @cached_property
     def worst(self) -> Outcomes:
         """Outcomes of the strongest attack on each image."""
         sizes = np.minimum.reduce(list(self.sizes.values()))

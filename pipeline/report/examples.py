@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from pipeline.folders import examples_prefix
 from pipeline.report.inputs import Images, Result
 from pipeline.report.style import ARROWS, COLOURS, INK, styled
 from pipeline.statistics import RESULTS
@@ -66,8 +67,7 @@ def examples(result: Result, images: Picture, *, seed: int) -> list[Example]:
 
 def _kept(images: Images, row: pd.Series[Any]) -> tuple[Picture, Picture | None] | None:
     """The adversarial image and field that a row was judged on."""
-    strength = "minimal" if pd.isna(row["epsilon"]) else repr(float(row["epsilon"]))
-    prefix = f"seed{row['seed']}/eps{strength}"
+    prefix = examples_prefix(int(row["seed"]), None if pd.isna(row["epsilon"]) else float(row["epsilon"]))
     position = np.flatnonzero(images.get(f"{prefix}/index", np.empty(0)) == row["index"])
     if not len(position):
         return None

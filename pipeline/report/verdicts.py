@@ -41,13 +41,13 @@ def table(benchmark: Benchmark) -> Table:
         rows.append(
             (
                 f"{name}: {words(verdict.claim)}",
+                verdict.word,
                 f"{effect.value:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]",
                 _p(verdict.corrected_p),
                 f"{difference.n_agree} of {difference.n_seeds}",
                 number(verdict.detectable) if math.isfinite(verdict.detectable) else NOTHING,
                 ", ".join(alarms) or NOTHING,
                 f"⚠ {WARNING}" if unmatched else "matched",
-                verdict.word,
             )
         )
     return Table(
@@ -58,13 +58,13 @@ def table(benchmark: Benchmark) -> Table:
         f"{VERDICT_SEEDS} seeds and no alarm; with an alarm a claim is unreliable.",
         (
             "claim",
+            "verdict",
             "difference",
             "corrected p",
             "seeds that agree",
             "smallest detectable",
             "alarms",
             "comparison",
-            "verdict",
         ),
         tuple(rows),
     )

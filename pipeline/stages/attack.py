@@ -6,7 +6,8 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from pipeline.attacking import AttackRun, make_cell, write_attack
+from pipeline.attacking import AttackRun, write_attack
+from pipeline.cells import make_cell
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split, read_card, read_split
 from pipeline.files import atomic_directory

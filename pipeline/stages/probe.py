@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +15,7 @@ from pipeline.nets import load_target
 from pipeline.probing import Subject, measure, probe_key, relatives
 from pipeline.settings import Component
 from pipeline.stages.common import run
-from pipeline.store import STORE, locked
+from pipeline.store import locked, remembered
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +41,15 @@ def _measured(params: Params, model: Component, seed: int, split: Split, card: d
     }
     data = card["splits"]["test"]["sha256"]
     key = probe_key(targets["net"].weights_sha256, model, data, params.probe, seed=params.evaluate.seed)
-    path = STORE / "probes" / f"{key}.json"
-    if not path.is_file():
+
+    def measured() -> dict[str, Any]:
         subject = Subject(**{name: target.net for name, target in targets.items()})
         probe = measure(subject, first_examples(split, params.probe.n_images), params.probe, seed=params.evaluate.seed)
-        write_json(path, asdict(probe))
         logger.info("%s seed %d: probed", model.name, seed)
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return stored
+        return asdict(probe)
+
+    found: dict[str, Any] = remembered("probes", key, measured)
+    return found
 
 
 def _leaked(test: Split) -> int:

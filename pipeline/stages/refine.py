@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +12,7 @@ from pipeline.folders import DATA, REFINEMENT
 from pipeline.nets import Target, load_target
 from pipeline.refining import refine, refinement_key
 from pipeline.stages.common import run
-from pipeline.store import STORE, locked
+from pipeline.store import locked, remembered
 
 IMAGES = 500
 
@@ -36,12 +35,11 @@ def _refined(target: Target, split: Split, card: dict[str, Any]) -> list[dict[st
     """From the store, or computed now; nothing for a net without tied blocks."""
     data = f"{card['splits']['test']['sha256']}, first {IMAGES}"
     key = refinement_key(target.weights_sha256, target.model.kind, target.model.config, data)
-    path = STORE / "refinement" / f"{key}.json"
-    if not path.is_file():
-        found = refine(target.net.eval(), split.inputs[:IMAGES], split.labels[:IMAGES])
-        write_json(path, [asdict(refinement) for refinement in found])
-    stored: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return stored
+    images, labels = split.inputs[:IMAGES], split.labels[:IMAGES]
+    found: list[dict[str, Any]] = remembered(
+        "refinement", key, lambda: [asdict(one) for one in refine(target.net.eval(), images, labels)]
+    )
+    return found
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +9,7 @@ from pipeline import provenance
 from pipeline.files import atomic_directory, digest, write_json
 from pipeline.folders import THEORY
 from pipeline.stages.common import run
-from pipeline.store import STORE, locked
+from pipeline.store import locked, remembered
 from pipeline.theory import annuli, expansion, ordering
 
 CLAIMS = {module.__name__.rpartition(".")[2]: module for module in (annuli, expansion, ordering)}
@@ -25,11 +24,9 @@ def main() -> None:
 def _measured(name: str) -> dict[str, Any]:
     """From the store, or computed now."""
     code = provenance.code_hash([f"pipeline.theory.{name}"])
-    path = STORE / "theory" / f"{name}-{digest([code, provenance.environment()])}.json"
-    if not path.is_file():
-        write_json(path, asdict(CLAIMS[name].measure()))
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return stored
+    key = f"{name}-{digest([code, provenance.environment()])}"
+    found: dict[str, Any] = remembered("theory", key, lambda: asdict(CLAIMS[name].measure()))
+    return found
 
 
 if __name__ == "__main__":

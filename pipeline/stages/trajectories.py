@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -18,8 +17,10 @@ from pipeline.folders import DATA, RESULTS, TRAJECTORIES
 from pipeline.nets import Target, load_target
 from pipeline.settings import AttackEntry
 from pipeline.stages.common import run
-from pipeline.store import STORE, locked
+from pipeline.store import locked, remembered
 from pipeline.tracing import Perturbation, kept_images, trace, trace_key
+
+IMAGES = 10  # of those kept: each costs 30 products with a Jacobian at every step
 
 
 def main() -> None:
@@ -49,15 +50,15 @@ def _traced(
 ) -> dict[str, Any] | None:
     """From the store, or computed now; None for a net without steps."""
     perturbations = [_perturbation(target, attack) for attack in attacks]
-    n_images = params.evaluate.n_examples
+    n_images = min(params.evaluate.n_examples, IMAGES)
     data = f"{card['splits']['test']['sha256']}, first {n_images}"
     key = trace_key(target.weights_sha256, target.model.kind, target.model.config, data, perturbations)
-    path = STORE / "trajectories" / f"{key}.json"
-    if not path.is_file():
-        found = trace(target.net, split.inputs[:n_images], perturbations)
-        write_json(path, found and asdict(found))
-    stored: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8"))
-    return stored
+    found: dict[str, Any] | None = remembered(
+        "trajectories",
+        key,
+        lambda: (traced := trace(target.net, split.inputs[:n_images], perturbations)) and asdict(traced),
+    )
+    return found
 
 
 def _perturbation(target: Target, attack: AttackEntry) -> Perturbation:
@@ -69,7 +70,8 @@ def _perturbation(target: Target, attack: AttackEntry) -> Perturbation:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: missing or damaged; run `dvc repro --force attack@{target.model.name}`") from error
-    return Perturbation(attack.name, epsilon, kept_images(tensors, target.seed, epsilon))
+    images = kept_images(tensors, target.seed, epsilon)
+    return Perturbation(attack.name, epsilon, {i: image for i, image in images.items() if i < IMAGES})
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ LEVELS = (
     {"verdict"},
     {
         "attacking",
+        "cells",
         "classifier",
         "evaluate",
         "evaluator",

@@ -165,6 +165,8 @@ def test_a_profile_keeps_the_claims_that_it_can_test(only: dict[str, list[str]],
 # One thing wrong at a time: (what, what the message must contain)
 
 MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "transfer of an unknown attack": (changed("transfer.attacks", ["pgd"]), ["transfer.attacks: 'pgd' is no attack"]),
+    "transfer without images": (changed("evaluate.n_examples", 0), ["transfer.attacks", "evaluate.n_examples", "is 0"]),
     "unknown section": (changed("atacks", {}), ["unknown key 'atacks'", "did you mean 'attacks'?"]),
     "missing section": (without("seeds"), ["missing key seeds"]),
     "unknown key": (changed("train.epoch", 3), ["train: unknown key 'epoch'", "did you mean 'epochs'?"]),

@@ -285,11 +285,11 @@ def test_the_verdict_stands_first_and_is_computed(finished: Path) -> None:
     assert list(rows) == ["perturbations", *(f"{name}_alone" for name in NAMES)]
     assert rows["perturbations"][0].endswith("under the worst case of pixels changed, ℓ∞ (area under the curve)")
     assert rows["adef_alone"][0].endswith("under adef alone, which is no worst case (area under the curve)")
-    assert {row[-1] for row in rows.values()} == {"undecided"}
+    assert {row[1] for row in rows.values()} == {"undecided"}
     found = json.loads((finished / REPORTS / "metrics.json").read_text())["claims"]
     one, other = (benchmark.results[model]["adef"].area.value for model in ("neural_ode", "cnn"))
     assert found["adef_alone"]["difference"] == pytest.approx(one - other)
-    assert f"{one - other:+.3f} [" in rows["adef_alone"][1]
+    assert f"{one - other:+.3f} [" in rows["adef_alone"][2]
     assert found["adef_alone"]["seeds_that_agree"] == 2
     assert {claim["verdict"] for claim in found.values()} == {"undecided"}
     page_text = (finished / REPORTS / "index.html").read_text()
@@ -321,7 +321,7 @@ def test_ten_seeds_decide_unless_an_alarm_is_raised(tmp_path: Path) -> None:
     vars(benchmark)["alarms"] = [hidden]  # cached_property
     found = {name: claim["verdict"] for name, claim in verdicts.metrics(benchmark).items()}
     assert found == {"perturbations": "unreliable", "fgsm_alone": "unreliable", "adef_alone": "supported"}
-    assert [row[5] for row in verdicts.table(benchmark).rows] == ["transfer wins (neural_ode)"] * 2 + ["–"]
+    assert [row[6] for row in verdicts.table(benchmark).rows] == ["transfer wins (neural_ode)"] * 2 + ["–"]
 
 
 def test_unmatched_comparisons_are_named_and_judged_all_the_same(finished: Path) -> None:
@@ -329,7 +329,7 @@ def test_unmatched_comparisons_are_named_and_judged_all_the_same(finished: Path)
     (warning,) = verdicts.warnings(benchmark)
     assert warning.startswith("neural_ode and cnn are not matched: parameters 41,000 and 131,000")
     assert warning in (finished / REPORTS / "summary.md").read_text()
-    assert {row[6] for row in verdicts.table(benchmark).rows} == {"⚠ not matched"}
+    assert {row[7] for row in verdicts.table(benchmark).rows} == {"⚠ not matched"}
     row = dict(zip(verdicts.matched(benchmark).columns, verdicts.matched(benchmark).rows[0], strict=True))
     assert (row["architecture"], row["parameters"], row["logit scale"]) == ("cnn", "131,000", "4")
     assert row["gradient steps"] == "0"  # 60 training images, batches of 64
@@ -337,7 +337,7 @@ def test_unmatched_comparisons_are_named_and_judged_all_the_same(finished: Path)
         for seed in reports:
             seed |= {"parameters": 1000, "seconds": 20.0, "accuracy": {"train": 0.99, "test": 0.96, "validation": 0.96}}
     assert verdicts.warnings(benchmark) == []
-    assert {row[6] for row in verdicts.table(benchmark).rows} == {"matched"}
+    assert {row[7] for row in verdicts.table(benchmark).rows} == {"matched"}
 
 
 def test_without_claims_nothing_is_decided(small: Path) -> None:
