@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchdiffeq import odeint, odeint_adjoint
 
 from pipeline.fields import PositiveFloat, PositiveInt
 
@@ -141,6 +140,8 @@ def _solve_together(
     field: VectorField, z0: Tensor, t0: float, t1: float, config: SolverConfig, parameters: tuple[Tensor, ...]
 ) -> Solution:
     """By torchdiffeq: one sequence of steps for the whole batch."""
+    from torchdiffeq import odeint, odeint_adjoint  # loads SciPy: a second that processes without an ODE need not spend
+
     counted = _CountedField(field) if config.steps is not None else _CountedSteps(field)
     times = torch.tensor([t0, t1], dtype=z0.dtype)  # on the CPU: the steps are Python's business, not the device's
     tolerances = {} if config.steps is not None else {"rtol": config.rtol, "atol": config.atol}
