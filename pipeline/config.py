@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline import components
 from pipeline.errors import UserError
-from pipeline.fields import NonNegativeInt, PositiveFloat, PositiveInt, Range
+from pipeline.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from pipeline.settings import (
     Architecture,
     AttackEntry,
@@ -63,6 +63,31 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """A figure of a paper, to stand beside ours.
+
+    Attributes:
+        model, attack: ours that it belongs to.
+        measure: robust accuracy at a strength (0: clean); share of the correctly classified images that are fooled
+            within it; or the mean size of what fools them within it.
+        at: the strength.
+        value: the figure.
+        mark: whether it was seen in the source, or is recalled and not verified.
+        source: paper and table.
+        differences: in what their experiment differs from ours.
+    """
+
+    model: str
+    attack: str
+    measure: Literal["robust_accuracy", "success", "mean_size"]
+    at: NonNegativeFloat
+    value: NonNegativeFloat
+    mark: Literal["seen", "recalled"]
+    source: str
+    differences: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Params:
     """The whole of params.yaml, validated."""
 
@@ -76,6 +101,7 @@ class Params:
     transfer: TransferConfig
     probe: ProbeConfig
     claims: dict[str, Claim]
+    published: dict[str, Published]
     compute: ComputeConfig
 
     @property
@@ -128,6 +154,9 @@ def _parse_params(raw: Any, path: Path) -> Params:
         transfer=_transfer(sections["transfer"], attacks, evaluate, at + "transfer"),
         probe=parse(ProbeConfig, sections["probe"], at + "probe"),
         claims=claims,
+        published=_named(
+            sections["published"], at + "published", lambda _, v, w: _published(v, known, attacks, w), may_be_empty=True
+        ),
         compute=parse(ComputeConfig, sections["compute"], at + "compute"),
     )
 
@@ -217,6 +246,21 @@ def _claim(raw: Any, models: list[str], attacks: dict[str, AttackEntry], where: 
     if claim.at is not None and claim.at not in strengths:
         raise ParamsError(f"{where}.at: must be null or one of {', '.join(map(str, strengths))}, not {claim.at}")
     return claim
+
+
+def _published(raw: Any, models: list[str], attacks: dict[str, AttackEntry], where: str) -> Published:
+    """A figure of a model and an attack that are there, at a strength that was measured."""
+    figure = parse(Published, raw, where)
+    if figure.model not in models:
+        raise ParamsError(f"{where}.model: {figure.model!r} is no model; {components.nearest(figure.model, models)}")
+    if figure.attack not in attacks:
+        raise ParamsError(
+            f"{where}.attack: {figure.attack!r} is no attack; {components.nearest(figure.attack, attacks)}"
+        )
+    strengths = (0.0, *attacks[figure.attack].epsilons)
+    if figure.at not in strengths:
+        raise ParamsError(f"{where}.at: must be one of {', '.join(f'{s:g}' for s in strengths)}, not {figure.at:g}")
+    return figure
 
 
 def _seeks(attack: AttackEntry, threat: str | None) -> bool:

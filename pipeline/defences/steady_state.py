@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.attacks.base import ExampleRng
+from pipeline.defences import gaussian
 from pipeline.errors import UserError
 from pipeline.fields import PositiveFloat
 
@@ -22,13 +23,15 @@ class Config:
     Attributes:
         weight: of the integral; 0.01 in the paper.
         beyond: length of the interval after t = 1.
+        noise: that the images are trained with besides, or null.
     """
 
     weight: PositiveFloat
     beyond: PositiveFloat
+    noise: gaussian.Config | None
 
 
-def loss(net: nn.Module, inputs: Tensor, labels: Tensor, *, config: Config, rng: ExampleRng) -> Tensor:  # noqa: ARG001
+def loss(net: nn.Module, inputs: Tensor, labels: Tensor, *, config: Config, rng: ExampleRng) -> Tensor:
     """Mean of cross-entropy and integral.
 
     Raises:
@@ -36,7 +39,12 @@ def loss(net: nn.Module, inputs: Tensor, labels: Tensor, *, config: Config, rng:
     """
     blocks = [module for module in net.modules() if hasattr(module, "beyond")]
     if not blocks:
-        raise UserError("params.yaml: train.defence: steady_state needs a model that goes on after t = 1: kind tisode")
+        raise UserError(
+            "params.yaml: train.defence: steady_state needs a model that goes on after t = 1: kind tisode, or "
+            "yan2020_ode with time_invariant"
+        )
+    if config.noise is not None:
+        inputs = gaussian.noisy(inputs, config.noise, rng)
     for block in blocks:
         block.beyond = config.beyond  # type: ignore[assignment]
     try:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import components
-from pipeline.report import alarms, refinement, tables, theory, trajectories, transfer, verdicts
+from pipeline.report import alarms, published, refinement, tables, theory, trajectories, transfer, verdicts
 from pipeline.report.cautions import cautions
 from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.deformations import alike_attack
@@ -62,6 +62,7 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         n_raised=sum(alarm.raised for alarm in benchmark.alarms),
         probed=alarms.probed(benchmark),
         transfers=[transfer.table(benchmark, attack) for attack in benchmark.transfers],
+        published=published.table(benchmark),
         refinements=refinement.table(benchmark),
         trajectories=trajectories.table(benchmark),
         trajectory_findings=trajectories.findings(benchmark),

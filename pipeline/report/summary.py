@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import statistics
-from pipeline.report import alarms, refinement, tables, theory, trajectories, transfer, verdicts
+from pipeline.report import alarms, published, refinement, tables, theory, trajectories, transfer, verdicts
 from pipeline.report.cautions import cautions
 from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.inputs import Benchmark, Result
@@ -95,6 +95,8 @@ def summary(benchmark: Benchmark) -> str:
         parts += [f"### {THREAT_WORDS[threat]}", _block(table)]
     parts += ["## Architectures", _block(tables.architectures(benchmark))]
     parts += ["## Area under the curve", _block(tables.areas(benchmark))]
+    if benchmark.params.published:
+        parts += ["## Published figures", _block(published.table(benchmark))]
     if benchmark.refinements:
         parts += ["## Is it an ODE?", _block(refinement.table(benchmark))]
     parts += ["## Alarms", _block(alarms.table(benchmark)), _block(alarms.probed(benchmark))]

@@ -22,6 +22,7 @@ from pipeline.provenance import ROOT
 
 # Configs of kinds, or branches of them, that params.yaml does not use: {kind: [arguments of its Config, ...]}.
 EXTRA: dict[str, list[dict[str, Any]]] = {
+    "margin_step": [{"norm": "linf"}],
     "deform_min": [{"norm": "deformation", "fold_free": True, "sigma": 0.5, "steps": 10}],
     "fmn": [{"norm": "linf", "steps": 20, "step_size": 1.0, "gamma": 0.3, "loss": "margin"}],
     "deform_search": [{"norm": "deformation", "fold_free": True, "queries": 20, "first_width": 3.0, "last_width": 1.0}],

@@ -36,7 +36,8 @@ DEFENCES: dict[str, dict[str, Any]] = {
     "any": {"kind": "adversarial", "attack": DEFORM | {"restarts": 1, "loss": "margin"}, "epsilon": 1.0, "share": 0.5},
     "adef": {"kind": "adversarial", "attack": ADEF | {"overshoot": 1.2}, "epsilon": None, "share": 0.5},
     "flow_gradient": {"kind": "flow_gradient", "weight": 0.1},
-    "steady_state": {"kind": "steady_state", "weight": 0.5, "beyond": 1.0},
+    "steady_state": {"kind": "steady_state", "weight": 0.5, "beyond": 1.0, "noise": None},
+    "noises": {"kind": "gaussian", "std": [0.1, 0.3], "share": 1.0},
 }
 BASE = load_params(ROOT / "params.yaml")
 every_defence = pytest.mark.parametrize("name", DEFENCES)
@@ -181,6 +182,20 @@ def test_gaussian_noise_has_its_size() -> None:
     noisy = noise.any(1)
     assert noisy.double().mean().item() == pytest.approx(0.3, abs=0.06)
     assert noise[noisy].std().item() == pytest.approx(0.1, rel=0.02)
+    loss(DEFENCES["noises"], Sees(), inputs, torch.zeros(500, dtype=torch.long))
+    sizes = (seen[1] - inputs).flatten(1).std(1)
+    small, large = sizes[sizes < 0.18], sizes[sizes > 0.18]
+    assert small.mean().item() == pytest.approx(0.1, rel=0.02)
+    assert large.mean().item() == pytest.approx(0.3, rel=0.1)  # less, because it is clipped
+    assert len(small) / 500 == pytest.approx(0.5, abs=0.07)
+
+
+def test_the_steady_state_loss_may_be_that_of_noisy_images() -> None:
+    seen: list[Tensor] = []
+    net, (inputs, labels) = Net(), batch()
+    net.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    loss(DEFENCES["steady_state"] | {"noise": {"std": 0.3, "share": 1.0}}, net, inputs, labels)
+    assert (seen[0] != inputs).flatten(1).any(1).all()
 
 
 def test_flow_gradient_is_the_derivative_by_finite_differences() -> None:

@@ -37,6 +37,14 @@ WITHOUT_ENTRY: dict[str, dict[str, Any]] = {
         "solver": {"method": "rk4", "steps": 3, "gradient": "backprop"},
         "readout": "trained",
     },
+    "yan2020_cnn": {"kind": "yan2020_cnn", "channels": 16, "groups": 4},
+    "yan2020_ode": {
+        "kind": "yan2020_ode",
+        "channels": 16,
+        "groups": 4,
+        "time_invariant": False,
+        "solver": {"method": "euler", "steps": 10, "gradient": "backprop"},
+    },
     "dopri5": {
         "kind": "neural_ode",
         "channels": 16,

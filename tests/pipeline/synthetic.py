@@ -174,6 +174,7 @@ def write_params(
         "transfer": {"attacks": transferred(attacks), "solvers": SOLVERS},
         "probe": {"n_images": 10, "most_steps": 50},
         "claims": claims(models, attacks),
+        "published": {},
         "compute": {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"},
     }
     with (root / "params.yaml").open("w", encoding="utf-8") as file:

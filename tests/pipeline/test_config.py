@@ -57,6 +57,18 @@ BASE: dict[str, Any] = {
     "transfer": {"attacks": ["fgsm"], "solvers": {"euler": {"method": "euler", "steps": 4, "gradient": "backprop"}}},
     "probe": {"n_images": 10, "most_steps": 50},
     "claims": {"c": {"more_robust": "neural_ode", "than": "resnet", "threat": "linf", "at": None}},
+    "published": {
+        "p": {
+            "model": "resnet",
+            "attack": "fgsm",
+            "measure": "success",
+            "at": 0.1,
+            "value": 0.5,
+            "mark": "seen",
+            "source": "somebody",
+            "differences": "everything",
+        }
+    },
     "compute": {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"},
 }
 
@@ -326,6 +338,18 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "claim at a strength that is not measured": (
         changed("claims.c.at", 0.15),
         ["claims.c.at: must be null or one of 0.1, 0.2, not 0.15"],
+    ),
+    "figure of a model that is not there": (
+        changed("published.p.model", "cnn"),
+        ["published.p.model: 'cnn' is no mod"],
+    ),
+    "figure of an attack that is not there": (
+        changed("published.p.attack", "fgms"),
+        ["published.p.attack: 'fgms' is no attack; did you mean 'fgsm'?"],
+    ),
+    "figure at a strength that was not measured": (
+        changed("published.p.at", 0.15),
+        ["published.p.at: must be one of 0, 0.1, 0.2, not 0.15"],
     ),
     "claim without a strength": (without("claims.c.at"), ["claims.c: missing key at"]),
     "whole file a list": ([], ["must be a mapping"]),  # type: ignore[dict-item]

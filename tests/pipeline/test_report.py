@@ -16,14 +16,14 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.config import Claim, load_params
+from pipeline.config import Claim, Published, load_params
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.folders import CHECKPOINTS, DATA, PROBES, REPORTS, RESULTS
 from pipeline.masking import Alarm
 from pipeline.records import records
 from pipeline.refinement import Refinement
-from pipeline.report import refinement, tables, theory, trajectories, transfer, verdicts
+from pipeline.report import published, refinement, tables, theory, trajectories, transfer, verdicts
 from pipeline.report.cautions import cautions
 from pipeline.report.deformations import alike, alike_attack, budget_families, common_strengths, success_at_cost
 from pipeline.report.examples import FOOLED, examples
@@ -306,6 +306,35 @@ def test_a_claim_at_a_strength_is_about_that_strength(finished: Path) -> None:
     assert verdicts.metrics(benchmark)["c"]["difference"] == pytest.approx(expected)
     assert "(at 0.1)" in verdicts.table(benchmark).rows[0][0]
     assert "no claim rests on a worst case" in verdicts.sentence(benchmark)
+
+
+def test_published_figures_stand_beside_ours(finished: Path) -> None:
+    benchmark = read(finished)
+    sizes = fooling_sizes("cnn", "adef", SEEDS, N_IMAGES)
+    sizes = sizes[~np.isnan(sizes)]
+    figure = Published(
+        model="cnn",
+        attack="adef",
+        measure="success",
+        at=1.0,
+        value=0.9985,
+        mark="recalled",
+        source="s",
+        differences="d",
+    )
+    figures = {
+        "success": figure,
+        "size": replace(figure, measure="mean_size", mark="seen"),
+        "none": replace(figure, measure="mean_size", at=0.0),
+        "robust": replace(figure, attack="fgsm", measure="robust_accuracy", at=0.1),
+        "clean": replace(figure, attack="fgsm", measure="robust_accuracy", at=0.0),
+    }
+    rows = published.table(replace(benchmark, params=replace(benchmark.params, published=figures))).rows
+    assert [row[1] for row in rows] == ["0.999 (recalled)", "0.999"] + ["0.999 (recalled)"] * 3
+    assert [row[2] for row in rows[:3]] == [f"{(sizes <= 1).mean():.3f}", f"{sizes[sizes <= 1].mean():.3f}", "–"]
+    robust = (fooling_sizes("cnn", "fgsm", SEEDS, N_IMAGES) > 0.1).mean()
+    assert rows[3][2].startswith(f"{robust:.3f} [")
+    assert rows[4][0] == "cnn, fgsm: clean accuracy"
 
 
 def test_ten_seeds_decide_unless_an_alarm_is_raised(tmp_path: Path) -> None:
