@@ -47,6 +47,7 @@ FIGURES = Path("docs/figures/attacks")
 SHOTS: dict[str, tuple[str, float | None]] = {
     "gaussian": ("gaussian", 0.4),
     "fgsm": ("fgsm", 0.15),
+    "margin_step": ("margin_step", 0.3),
     "pgd": ("pgd", 0.15),
     "autoattack": ("apgd_ce", 0.15),
     "square": ("square_300", 0.15),
@@ -59,6 +60,7 @@ SHOTS: dict[str, tuple[str, float | None]] = {
 }
 # Attacks that the default run has not. fmn_linf is only what deformations are compared with.
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "margin_step": ("margin_step", {"norm": "linf"}),
     "apgd_ce": ("autoattack", {"norm": "linf", "member": "apgd_ce", "iterations": 20, "classes": 1}),
     "square_300": ("square", {"norm": "linf", "queries": 300, "p_init": 0.8}),
     "fmn": ("fmn", {"norm": "l2", "steps": 30, "step_size": 1.0, "gamma": 0.3, "loss": "cross_entropy"}),
