@@ -9,6 +9,7 @@ log c) finds the largest c, and with it about the smallest ‖r‖₂, that stil
 
 Every image has its own problem: curvature pairs, active bounds, line search and c. No image waits for another: a round
 of the loop evaluates one trial point of each image, wherever its own search stands, and an image that is done leaves.
+In the end r is shortened, along itself, to the boundary that the largest c only comes near.
 Two things follow from the Hessian 2c I + ∇²CE. Pairs are stored for CE alone, and those of the whole objective are made
 when c is known; so they stay valid from one c to the next, and changing c costs no evaluation.
 """
@@ -33,6 +34,7 @@ ARMIJO = 1e-4  # share of the decrease promised by the slope that a step must br
 SMALLEST_STEP = 2.0**-10  # a line search that comes to this has met rounding: the solve ends
 CURVATURE = 0.1  # a pair is used if sᵀy is at least this share of what c ‖r‖² alone gives it
 NEWTON_STEPS = 2  # on the box-constrained model; a third does not change the sizes found
+SHORTENINGS = 6  # halvings of the last tenth of ‖r‖, a forward each
 ROUNDING = 100  # machine epsilons (relative to the largest logit) that another batch may move a logit by
 
 
@@ -91,8 +93,9 @@ def attack(
     finite = logits.isfinite().all(1)
     status = torch.full_like(labels, Status.OK).masked_fill_(~finite, Status.NON_FINITE)
     evaluations = torch.zeros_like(labels)
-    # A budget is one forward, and then evaluations of a forward and a backward each.
-    affordable = torch.iinfo(labels.dtype).max if config.budget is None else (config.budget - 1) // 2
+    # A budget is one forward, then evaluations of a forward and a backward each, then the forwards that shorten.
+    unlimited = torch.iinfo(labels.dtype).max
+    affordable = unlimited if config.budget is None else max(0, (config.budget - 1 - SHORTENINGS) // 2)
     best = _Point.unseen(inputs)
 
     rows = (finite & ~is_fooled(logits, labels, targets)).nonzero().flatten()
@@ -117,10 +120,14 @@ def attack(
         _put(best, rows, _where(_better(found, known), found, known))
         status[rows] = torch.where(outcome == Status.STOPPED, status[rows], outcome)
         rows = rows[outcome != Status.NON_FINITE]
+    fooled = (best.size.isfinite() & (best.lead > 0)).nonzero().flatten()
+    best.images[fooled] = _shorten(
+        model, inputs[fooled], labels[fooled], None if targets is None else targets[fooled], best.images[fooled]
+    )
     return AttackOutput(
         adv_inputs=best.images.view_as(inputs),
         deformation=None,
-        n_forwards=evaluations + 1,
+        n_forwards=(evaluations + 1).index_add(0, fooled, torch.full_like(fooled, SHORTENINGS)),
         n_backwards=evaluations,
         status=status,
     )
@@ -132,6 +139,25 @@ def _candidates(logits: Tensor, labels: Tensor, targets: Tensor | None, config: 
         return targets[:, None]
     ranked = logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)
     return ranked[:, : 1 if config.targets == "runner_up" else -1]
+
+
+@torch.no_grad()
+def _shorten(model: nn.Module, inputs: Tensor, labels: Tensor, targets: Tensor | None, images: Tensor) -> Tensor:
+    """The images (b, n), which fool the model, moved towards ``inputs`` until just before they do not."""
+    originals = inputs.flatten(1)
+    step = images - originals
+    fails, fools = torch.full_like(step[:, :1], 0.9), torch.ones_like(step[:, :1])
+    for _ in range(SHORTENINGS if len(images) else 0):
+        share = (fails + fools) / 2
+        lead = _lead(model((originals + share * step).view_as(inputs)), labels, targets)
+        fails, fools = torch.where(lead[:, None] > 0, fails, share), torch.where(lead[:, None] > 0, share, fools)
+    return torch.where(fools < 1, originals + fools * step, images)
+
+
+def _lead(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """(b,), positive iff these logits fool, and will in another batch too; NaN or -inf if they are not finite."""
+    rounding = ROUNDING * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+    return objective("margin", logits, labels, targets) - rounding
 
 
 @dataclass
@@ -185,8 +211,7 @@ class _Task:
             losses = F.cross_entropy(logits, candidates, reduction="none")
             (gradient,) = torch.autograd.grad(losses.sum(), points)
         logits, gradient = logits.detach(), gradient.flatten(1)
-        lead = objective("margin", logits, self.labels[rows], candidates if self.targeted else None)
-        lead = lead - ROUNDING * torch.finfo(lead.dtype).eps * logits.abs().amax(1)
+        lead = _lead(logits, self.labels[rows], candidates if self.targeted else None)
         finite = logits.isfinite().all(1) & gradient.isfinite().all(1)
         return _Point(
             images=images,

@@ -259,6 +259,16 @@ class BatchSizes(nn.Module):
         return logits
 
 
+def test_what_is_left_of_a_perturbation_is_needed() -> None:
+    """A sixty-fourth of the last tenth less, and the image is no longer fooled."""
+    model, inputs = curved_model(), digit_like_images(8, 5)
+    labels = predictions(model, inputs)
+    output = run(model, inputs, labels)
+    left = 1 - 1.01 * 0.1 / 2**lbfgs.SHORTENINGS
+    assert (predictions(model, output.adv_inputs) != labels).all()
+    assert (predictions(model, inputs + left * (output.adv_inputs - inputs)) == labels).double().mean() >= 0.75
+
+
 @pytest.mark.parametrize("targets", ["runner_up", "all"])
 def test_an_image_does_not_depend_on_its_batch(targets: str) -> None:
     config = replace(CONFIG, targets=targets)  # type: ignore[arg-type]
@@ -276,7 +286,9 @@ def test_images_that_are_done_leave_the_batch() -> None:
     model = BatchSizes(curved_model())
     output = run(model, inputs, predictions(model.model, inputs))
     assert len(set(output.n_forwards.tolist())) > 1, "all images are equally hard: the test tests nothing"
-    assert model.seen == sorted(model.seen, reverse=True)
+    searching, shortening = model.seen[: -lbfgs.SHORTENINGS], model.seen[-lbfgs.SHORTENINGS :]
+    assert searching == sorted(searching, reverse=True)
+    assert shortening == [8] * lbfgs.SHORTENINGS
     assert [sum(size > i for size in model.seen) for i in range(8)] == output.n_forwards.sort(descending=True)[
         0
     ].tolist()
