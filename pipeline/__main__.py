@@ -1,26 +1,71 @@
-"""``python -m pipeline check``: validate params.yaml before anything runs."""
+"""``python -m pipeline``: what there is, what it means, and what a run of params.yaml would do."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 
-from pipeline.config import load_params
+from pipeline.config import Params, load_params
 from pipeline.errors import UserError
 
-USAGE = "usage: python -m pipeline check"
+ABOUT = "The benchmark of robustness: what there is to name in params.yaml, what it means, and what a run would do."
+EPILOG = """\
+The benchmark itself runs by `make repro` or, in the activated environment, by `dvc repro`; `make` lists all commands.
+"""
 
 
 def main() -> None:
-    if sys.argv[1:] != ["check"]:
-        sys.exit(USAGE)
+    arguments = _parser().parse_args()
     try:
-        params = load_params()
+        print(arguments.command(arguments))
     except UserError as error:
         sys.exit(f"error: {error}")
-    print(
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m pipeline", description=ABOUT, epilog=EPILOG)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    about = "validate params.yaml; print what would run and how long that took before"
+    commands.add_parser("check", help=about, description=about).set_defaults(command=_check)
+    about = "architectures, attacks, data sets and defences with their parameters, a line each"
+    commands.add_parser("list", help=about, description=about).set_defaults(command=_list)
+    about = "formula, source, parameters with units and cost of one of them"
+    explain = commands.add_parser("explain", help=about, description=about)
+    explain.add_argument("name", help="a kind that `list` shows, or a key of params.yaml: explain adef")
+    explain.set_defaults(command=_explain)
+    return parser
+
+
+# The commands import late: validation alone should not wait for what the others need.
+def _check(_: argparse.Namespace) -> str:
+    from pipeline.plan import plan, read_costs
+
+    params = load_params()
+    counted = (
         f"params.yaml is valid: {len(params.models)} models and {len(params.variants)} variants × "
         f"{len(params.seeds)} seeds, {len(params.attacks)} attacks"
     )
+    return f"{counted}\n\n{plan(params, read_costs())}"
+
+
+def _list(_: argparse.Namespace) -> str:
+    from pipeline.catalogue import catalogue
+
+    return catalogue()
+
+
+def _explain(arguments: argparse.Namespace) -> str:
+    from pipeline.catalogue import explain
+
+    return explain(arguments.name, _params())
+
+
+def _params() -> Params | None:
+    """A broken or absent params.yaml keeps nobody from asking what a component means."""
+    try:
+        return load_params()
+    except UserError:
+        return None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pipeline.fields import NonNegativeInt, PositiveInt
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Attributes: split_seed decides who is in which split; train, validation, test: images of each."""
+    """Attributes: split_seed: decides who is in which split; train, validation, test: images of each."""
 
     split_seed: NonNegativeInt
     train: PositiveInt

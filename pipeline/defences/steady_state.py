@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.attacks.base import ExampleRng
-from pipeline.defences import gaussian
+from pipeline.defences.noise import Noise, noisy
 from pipeline.errors import UserError
 from pipeline.fields import PositiveFloat
 
@@ -28,7 +28,7 @@ class Config:
 
     weight: PositiveFloat
     beyond: PositiveFloat
-    noise: gaussian.Config | None
+    noise: Noise | None
 
 
 def loss(net: nn.Module, inputs: Tensor, labels: Tensor, *, config: Config, rng: ExampleRng) -> Tensor:
@@ -44,7 +44,7 @@ def loss(net: nn.Module, inputs: Tensor, labels: Tensor, *, config: Config, rng:
             "yan2020_ode with time_invariant"
         )
     if config.noise is not None:
-        inputs = gaussian.noisy(inputs, config.noise, rng)
+        inputs = noisy(inputs, config.noise, rng)
     for block in blocks:
         block.beyond = config.beyond  # type: ignore[assignment]
     try:

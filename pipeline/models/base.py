@@ -80,6 +80,18 @@ class ResidualFunction(nn.Module):
         return shift
 
 
+class ResidualBlock(nn.Module):
+    """z + f(z)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.function = ResidualFunction(config)
+
+    def forward(self, z: Tensor) -> Tensor:
+        shift: Tensor = self.function(z)
+        return z + shift
+
+
 def assemble(
     make_body: Callable[[], nn.Module], config: BlockConfig, *, in_shape: tuple[int, int, int], n_classes: int
 ) -> nn.Module:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.fields import NonNegativeInt
-from pipeline.models.base import BlockConfig, ResidualFunction, assemble
+from pipeline.models.base import BlockConfig, ResidualBlock, assemble
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,18 +15,6 @@ class Config(BlockConfig):
     """Attributes: blocks: number K of residual blocks, each with weights of its own."""
 
     blocks: NonNegativeInt
-
-
-class ResidualBlock(nn.Module):
-    """z + f(z)."""
-
-    def __init__(self, config: BlockConfig) -> None:
-        super().__init__()
-        self.function = ResidualFunction(config)
-
-    def forward(self, z: Tensor) -> Tensor:
-        shift: Tensor = self.function(z)
-        return z + shift
 
 
 def build(config: Config, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:

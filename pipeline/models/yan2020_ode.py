@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pipeline.models import neural_ode, tisode
 from pipeline.models.base import BlockConfig
-from pipeline.models.yan2020_cnn import around
+from pipeline.models.flows import OdeBlock, SteadyBlock
+from pipeline.models.yan2020_stem import around
 from pipeline.ode import SolverConfig
 
 
@@ -30,11 +30,5 @@ def couples_batch(config: Config) -> bool:
 
 def build(config: Config, *, in_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
     """(B, *in_shape) in [0, 1] to logits (B, n_classes)."""
-    width = {"channels": config.channels, "groups": config.groups, "solver": config.solver}
-
-    def body() -> nn.Module:
-        if config.time_invariant:
-            return tisode.SteadyBlock(tisode.Config(**width))  # type: ignore[arg-type]
-        return neural_ode.OdeBlock(neural_ode.Config(**width))  # type: ignore[arg-type]
-
-    return around(body, config, in_shape=in_shape, n_classes=n_classes)
+    block = SteadyBlock if config.time_invariant else OdeBlock
+    return around(lambda: block(config, config.solver), config, in_shape=in_shape, n_classes=n_classes)

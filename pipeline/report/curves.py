@@ -10,11 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.inputs import Benchmark, Result
-from pipeline.report.style import STRENGTH, line_style, styled
+from pipeline.report.style import STRENGTH, legend_columns, line_style, styled
 from pipeline.statistics import curve
 
 WIDTH, HEIGHT = 3.5, 2.6  # inches of a panel
-ENTRY = 1.1  # inches of an entry of the legend
 THREAT_WORDS = {
     "linf": "pixels changed, ℓ∞",
     "l2": "pixels changed, ℓ2",
@@ -94,7 +93,7 @@ def _panels(panels: Sequence[Panel], *, narrow: bool = False) -> Figure:
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), int(width / ENTRY)))
+        figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels, width))
     return figure
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.inputs import Benchmark, Result
-from pipeline.report.style import INK, STRENGTH, line_style, styled
+from pipeline.report.style import INK, STRENGTH, legend_columns, line_style, styled
 
 WIDTH, HEIGHT = 3.5, 2.6  # inches of a panel
 NORMS = {"size_l2": ("l2", "‖r‖₂"), "size_linf": ("linf", "‖r‖∞")}
@@ -41,7 +41,7 @@ def alike(benchmark: Benchmark, attack: str) -> Figure:
             axes.set_xlim(left=0)
             axes.set_ylim(bottom=0)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels, 2 * WIDTH))
     return figure
 
 
@@ -96,7 +96,7 @@ def success_at_cost(benchmark: Benchmark) -> Figure:
         for axes in grid[-1]:
             axes.set_xlabel("forwards + backwards per image")
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels, 2 * WIDTH))
     return figure
 
 

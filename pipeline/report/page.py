@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: pictures are inline, and there is no script."""
+"""The report as one HTML file that needs nothing else: pictures and the script of the curves are inline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import components
-from pipeline.report import alarms, published, refinement, tables, theory, trajectories, transfer, verdicts
+from pipeline.report import alarms, live, published, refinement, tables, theory, trajectories, transfer, verdicts
 from pipeline.report.cautions import cautions
 from pipeline.report.curves import THREAT_WORDS
 from pipeline.report.deformations import alike_attack
@@ -54,6 +54,10 @@ def page(benchmark: Benchmark, pictures: Pictures) -> str:
         mismatches=verdicts.warnings(benchmark),
         cautions=cautions(benchmark),
         pictures=pictures,
+        worst_case_names=[f"{live.WORST}{threat}" for threat in benchmark.evidence],
+        live_data=live.data(benchmark),
+        library=live.library(),
+        library_style=live.library_style(),
         alike_attack=alike_attack(benchmark),
         architectures=tables.architectures(benchmark),
         areas=tables.areas(benchmark),

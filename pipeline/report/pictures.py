@@ -11,19 +11,23 @@ from matplotlib.figure import Figure
 from pipeline.files import write_text
 from pipeline.report import curves, deformations, examples, refinement, sensitivity, theory, trajectories, transfer
 from pipeline.report.inputs import Benchmark, Result
-from pipeline.report.style import save_png, to_svg
+from pipeline.report.style import save_pdf, save_png, to_svg
 
 COLUMNS = 8  # examples of a picture: as many as stay legible
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, the name of its files, its text alternative, and a figure to take its place on a phone."""
+    """A figure, the name of its files, its text alternative, and a figure to take its place on a phone.
+
+    Curves are written as PDF, too: papers show them, and the fonts of a PDF take as long as all else.
+    """
 
     name: str
     figure: Figure
     alt: str
     narrow: Figure | None = None
+    pdf: bool = False
 
     @cached_property
     def svg(self) -> str:
@@ -31,9 +35,11 @@ class Picture:
         return to_svg(self.figure)
 
     def write(self, folder: Path) -> None:
-        """``<name>.svg`` and ``<name>.png``."""
+        """``<name>.svg``, ``<name>.png`` and, of curves, ``<name>.pdf``."""
         write_text(folder / f"{self.name}.svg", self.svg)
         save_png(self.figure, folder / f"{self.name}.png")
+        if self.pdf:
+            save_pdf(self.figure, folder / f"{self.name}.pdf")
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def draw(benchmark: Benchmark) -> Pictures:
             curves.overview(benchmark),
             f"Robust accuracy against strength for {', '.join(attacks)}; the numbers are in the tables below.",
             curves.overview(benchmark, narrow=True),
+            pdf=True,
         ),
         comparisons=tuple(
             Picture(
@@ -84,6 +91,7 @@ def draw(benchmark: Benchmark) -> Pictures:
                 curves.norm_comparison(benchmark, norm),
                 f"Robust accuracy against strength of {', '.join(names)}, a panel per architecture.",
                 curves.norm_comparison(benchmark, norm, narrow=True),
+                pdf=True,
             )
             for norm, names in curves.shared_norms(benchmark).items()
         ),
@@ -99,6 +107,7 @@ def draw(benchmark: Benchmark) -> Pictures:
                 f"curve-{name}",
                 curves.attack_curve(benchmark.of_attack(name)),
                 f"Robust accuracy against the strength of {name}; the numbers are in the table beside it.",
+                pdf=True,
             )
             for name in attacks
         },
@@ -115,6 +124,7 @@ def _worst_cases(benchmark: Benchmark) -> Picture | None:
         curves.worst_cases(benchmark),
         f"Robust accuracy against strength under the strongest attack on each image: {threats}.",
         curves.worst_cases(benchmark, narrow=True),
+        pdf=True,
     )
 
 

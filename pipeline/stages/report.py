@@ -9,6 +9,7 @@ from pipeline.config import load_params
 from pipeline.files import atomic_directory, write_json, write_text
 from pipeline.folders import REPORTS
 from pipeline.report.inputs import Benchmark, read_benchmark
+from pipeline.report.latex import latex
 from pipeline.report.page import page
 from pipeline.report.pictures import draw
 from pipeline.report.summary import curves, metrics, summary
@@ -30,6 +31,7 @@ def write_report(benchmark: Benchmark, folder: Path) -> None:
     for picture in pictures.all():
         picture.write(folder / "figures")
     curves(benchmark).to_csv(folder / "curves.csv", index=False)
+    write_text(folder / "curves.tex", latex(benchmark))
     write_json(folder / "metrics.json", metrics(benchmark))
     write_text(folder / "summary.md", summary(benchmark))
     write_text(folder / "index.html", page(benchmark, pictures))

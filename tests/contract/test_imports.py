@@ -38,6 +38,7 @@ LEVELS = (
     {"verdict"},
     {
         "attacking",
+        "catalogue",
         "cells",
         "classifier",
         "evaluate",
@@ -45,6 +46,7 @@ LEVELS = (
         "probing",
         "examples",
         "nets",
+        "plan",
         "records",
         "refinement",
         "refining",
