@@ -124,6 +124,10 @@ def load_params(path: Path = PARAMS) -> Params:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ParamsError(f"{path}: no such file; run from the repository's root") from error
+    except OSError as error:
+        raise ParamsError(f"{path}: not readable: {error.strerror}") from error
+    except RecursionError as error:
+        raise ParamsError(f"{path}: nested too deeply") from error
     except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a scalar like 2001-99-99
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return _parse_params(raw, path)

@@ -1,14 +1,15 @@
 """What is finished and need never be computed again: trained weights and judged rows, each under its key.
 
 Keys hash everything that determines a result (``pipeline.provenance``), so nothing here is ever stale; the folder may
-be deleted at any time, at the price of computing again.
+be deleted at any time, at the price of computing again. What a bad disk has changed is found by its seal, a file of
+checksums beside it, and computed again.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.files import atomic_write, write_json
+from pipeline.files import atomic_write, sha256, write_json, write_text
 from pipeline.schema import validate
 
 STORE = Path(".store")
@@ -45,6 +46,29 @@ def locked(name: str, *, store: Path = STORE) -> Iterator[None]:
             yield
     except Timeout as error:
         raise LockedError(f"{name}: another run is computing this cell ({path}); wait for it or stop it") from error
+
+
+def seal(*paths: Path) -> None:
+    """Write down the checksums of the files that belong together, beside the first of them."""
+    write_text(_seal(paths), _checksums(paths))
+
+
+def is_intact(*paths: Path) -> bool:
+    """Whether the files are there and as they were when sealed; without a seal (older stores) they are believed."""
+    if not all(path.is_file() for path in paths):
+        return False
+    try:
+        return _seal(paths).read_bytes() == _checksums(paths).encode()
+    except FileNotFoundError:
+        return True
+
+
+def _seal(paths: Sequence[Path]) -> Path:
+    return paths[0].with_suffix(".sha256")
+
+
+def _checksums(paths: Sequence[Path]) -> str:
+    return "".join(f"{sha256(path)}  {path.name}\n" for path in paths)
 
 
 @dataclass(frozen=True)
@@ -84,10 +108,12 @@ class RowStore:
         """Store one more part; visible as a whole or not at all (the rows are written last)."""
         taken = [int(path.stem.rpartition("-")[2]) for path in self._paths(chunk, epsilon)]
         path = self.folder / f"{_name(chunk, epsilon)}-{max(taken, default=-1) + 1}.parquet"
-        with atomic_write(path.with_suffix(".safetensors")) as temporary:
+        images = path.with_suffix(".safetensors")
+        with atomic_write(images) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in unit.images.items()}, temporary)
         with atomic_write(path) as temporary:
             unit.rows.to_parquet(temporary, index=False)
+        seal(path, images)
 
     def _paths(self, chunk: int, epsilon: float | None) -> list[Path]:
         pattern = re.compile(re.escape(_name(chunk, epsilon)) + r"-\d+\.parquet")
@@ -99,31 +125,47 @@ def _name(chunk: int, epsilon: float | None) -> str:
 
 
 def remembered(kind: str, key: str, compute: Callable[[], Any], *, store: Path = STORE) -> Any:
-    """What ``compute`` returned, as JSON has it, under its key: from the store or computed now."""
+    """What ``compute`` returned, as JSON has it, under its key: from the store, or computed now if it is not there."""
     path = store / kind / f"{key}.json"
-    if not path.is_file():
-        write_json(path, compute())
+    if is_intact(path):
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            pass  # damaged before there were seals
+    write_json(path, compute())
+    seal(path)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_rows(path: Path) -> pd.DataFrame | None:
     """Stored rows, or None; a damaged file counts as absent and is removed."""
-    try:
-        return validate(pd.read_parquet(path), source=str(path))
-    except Exception:  # pyarrow raises many kinds for a damaged file; all mean "compute it again"
-        path.unlink(missing_ok=True)
-        return None
+    if is_intact(path):
+        try:
+            return validate(pd.read_parquet(path), source=str(path))
+        except Exception:  # pyarrow raises many kinds for a damaged file; all mean "compute it again"
+            pass
+    _remove(path)
+    return None
+
+
+def write_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Store rows under their key's name."""
+    with atomic_write(path) as temporary:
+        rows.to_parquet(temporary, index=False)
+    seal(path)
 
 
 def _read(path: Path) -> Unit | None:
-    rows = read_rows(path)
-    try:
-        return None if rows is None else Unit(rows, load_file(path.with_suffix(".safetensors")))
-    except Exception:  # as safetensors does
-        _remove(path)
-        return None
+    images = path.with_suffix(".safetensors")
+    if is_intact(path, images):
+        try:
+            return Unit(validate(pd.read_parquet(path), source=str(path)), load_file(images))
+        except Exception:  # as in read_rows
+            pass
+    _remove(path)
+    return None
 
 
 def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.with_suffix(".safetensors").unlink(missing_ok=True)
+    for suffix in (".parquet", ".safetensors", ".sha256"):
+        path.with_suffix(suffix).unlink(missing_ok=True)

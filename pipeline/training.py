@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import time
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline import provenance
 from pipeline.classifier import Classifier, batches
 from pipeline.datasets.base import Split
+from pipeline.errors import UserError
 from pipeline.files import atomic_write, digest, write_json
 from pipeline.nets import build
 from pipeline.settings import Architecture, ComputeConfig, TrainConfig, modules
-from pipeline.store import STORE
+from pipeline.store import STORE, is_intact, seal
 from pipeline.trainer import make_trainer
 
 logger = logging.getLogger(__name__)
@@ -57,17 +62,36 @@ def train(
     """
     key = training_key(model, card, seed)
     path = store / "checkpoints" / f"{key}.safetensors"
-    if not (path.is_file() and path.with_suffix(".json").is_file()):
+    finished = _finished(path)
+    if finished is None:
         net = build(model, in_shape=splits["train"].in_shape, n_classes=card["n_classes"], seed=seed)
         weights, report = _fit(net, model.train, compute, seed, splits, store / "training" / key)
         report |= {"model": model.name, "kind": model.kind, "seed": seed, "key": key}
         accuracies = ", ".join(f"{name} {value:.4f}" for name, value in report["accuracy"].items())
         logger.info("%s seed %d: accuracy on %s after %.0f s", model.name, seed, accuracies, report["seconds"])
-        with atomic_write(path) as temporary:
-            save_file(weights, temporary, metadata={"key": key, "kind": model.kind})
-        write_json(path.with_suffix(".json"), report)
-    report = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    return load_file(path), report
+        _keep(path, weights, report)
+        finished = weights, report
+    return finished
+
+
+def _finished(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Weights and report under this path, or None if they are not there or damaged."""
+    report = path.with_suffix(".json")
+    if not is_intact(path, report):
+        return None
+    try:
+        return load_file(path), json.loads(report.read_text(encoding="utf-8"))
+    except (SafetensorError, ValueError):  # damaged before there were seals
+        return None
+
+
+@rank_zero_only
+def _keep(path: Path, weights: dict[str, Tensor], report: dict[str, Any]) -> None:
+    """Only one rank: the report says how long it took, so each would write another."""
+    with atomic_write(path) as temporary:
+        save_file(weights, temporary, metadata={"key": report["key"], "kind": report["kind"]})
+    write_json(path.with_suffix(".json"), report)
+    seal(path, path.with_suffix(".json"))
 
 
 def _fit(
@@ -87,12 +111,12 @@ def _fit(
         num_sanity_val_steps=0,
         callbacks=[best, history],
     )
-    resume = folder / "last.ckpt"
+    resume = _resumable(folder)
     started = time.perf_counter()
     trainer.fit(
         classifier,
         datamodule=Batches(splits, train.batch_size, seed),
-        ckpt_path=resume if resume.is_file() else None,
+        ckpt_path=resume,
         weights_only=True,
     )
     seconds = time.perf_counter() - started
@@ -105,6 +129,23 @@ def _fit(
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "seconds": seconds,
     }
+
+
+def _resumable(folder: Path) -> Path | None:
+    """The checkpoint to go on from, or None: there is none, or what is there cannot be believed."""
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    if not last.is_file():
+        return None
+    try:
+        for path in (last, best):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:  # torch.load compares no checksums
+                    raise zipfile.BadZipFile(f"{path.name} has changed")
+            torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        logger.warning("%s: not usable, training starts anew (%s)", folder, " ".join(str(error).split())[:120])
+        return None
+    return last
 
 
 class Batches(pl.LightningDataModule):
@@ -122,13 +163,19 @@ class Batches(pl.LightningDataModule):
 
     def _loader(self, name: str, *, shuffle: bool) -> Any:
         assert self.trainer is not None
+        ranks = self.trainer.world_size
+        if shuffle and self.batch_size % ranks:
+            raise UserError(
+                f"params.yaml: train.batch_size is {self.batch_size}, which the {ranks} processes of compute cannot "
+                "share evenly; take a multiple"
+            )
         return batches(
             self.splits[name],
             batch_size=self.batch_size,
             seed=self.seed,
             shuffle=shuffle,
             rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            world_size=ranks,
         )
 
 

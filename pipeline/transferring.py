@@ -23,12 +23,12 @@ from pipeline.datasets.base import Split
 from pipeline.errors import UserError
 from pipeline.evaluate import Cell, Examples, evaluate_transferred, predict
 from pipeline.examples import first_examples
-from pipeline.files import atomic_write, sha256
+from pipeline.files import sha256
 from pipeline.folders import examples_prefix
 from pipeline.nets import Target
 from pipeline.ode import SolverConfig
 from pipeline.settings import AttackEntry, Component, EvaluateConfig
-from pipeline.store import STORE, read_rows
+from pipeline.store import STORE, read_rows, write_rows
 
 BATCH = 250  # images of a forward pass
 
@@ -116,8 +116,7 @@ def transferred(
     if stored is not None:
         return stored
     rows = pd.concat(list(_judged(target, source, cell, split)), ignore_index=True)
-    with atomic_write(path) as temporary:
-        rows.to_parquet(temporary, index=False)
+    write_rows(path, rows)
     return rows
 
 

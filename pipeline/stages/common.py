@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from pipeline.allocation import keep_freed_memory
@@ -14,6 +17,14 @@ from pipeline.components import nearest
 from pipeline.errors import UserError
 
 T = TypeVar("T")
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it readable and writable",
+    errno.EPERM: "make it writable",
+}
 
 
 def run(main: Callable[[], None]) -> None:
@@ -26,6 +37,25 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Exception as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        sys.exit(f"error: {refused}")
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the disk refused and how to mend it, in one line; None if the error is something else.
+
+    safetensors wraps the system's error into a text of its own.
+    """
+    wrapped = re.search(r"\(os error (\d+)\)", str(error))
+    code = int(wrapped[1]) if wrapped else getattr(error, "errno", None)
+    remedy = _REMEDIES.get(code or 0)
+    if remedy is None:
+        return None
+    where = getattr(error, "filename", None) or Path.cwd()
+    return f"{where}: {os.strerror(code or 0)}; {remedy}, then run the same command again: nothing finished is lost"
 
 
 def is_first_rank() -> bool:

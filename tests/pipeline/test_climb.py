@@ -17,7 +17,7 @@ import pipeline.store
 from pipeline import schema
 from pipeline.evaluate import Examples, Judged
 from pipeline.evaluator import Chunks, climb
-from pipeline.files import atomic_write, write_json
+from pipeline.files import atomic_directory, atomic_write, write_json
 from pipeline.provenance import ROOT
 from pipeline.store import LockedError, RowStore, Unit, locked
 
@@ -214,12 +214,16 @@ def damage(path: Path, how: str) -> None:
             path.write_bytes(b"")
         case "garbage":
             path.write_bytes(b"no such format" * 100)
+        case "flipped":
+            content = bytearray(path.read_bytes())
+            content[-200 if path.suffix == ".parquet" else -1] ^= 1  # both would still be readable
+            path.write_bytes(content)
         case "missing":
             path.unlink()
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".safetensors"])
-@pytest.mark.parametrize("how", ["truncated", "empty", "garbage", "missing"])
+@pytest.mark.parametrize("how", ["truncated", "empty", "garbage", "missing", "flipped"])
 def test_a_damaged_file_is_computed_again(store: RowStore, tmp_path: Path, suffix: str, how: str) -> None:
     run(store, [0.1, 0.2, 0.3])
     damage(store.folder / f"000000-0.2-0{suffix}", how)
@@ -299,6 +303,21 @@ def test_a_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False)
     assert (tmp_path / "rows").read_text(encoding="utf-8") == "old"
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f".rows.{gone.pid}.tmp").write_text("half", encoding="utf-8")
+    (tmp_path / f".folder.{gone.pid}.tmp").mkdir()
+    (tmp_path / f".folder.{gone.pid}.tmp" / "file").touch()
+    others = tmp_path / f".rows.{os.getppid()}.tmp"  # its writer is alive
+    others.touch()
+    with atomic_write(tmp_path / "rows") as temporary:
+        temporary.touch()
+    with atomic_directory(tmp_path / "folder"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"rows", "folder", others.name}
 
 
 def test_a_failed_write_cleans_up(tmp_path: Path) -> None:

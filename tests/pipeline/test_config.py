@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -434,6 +437,17 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         load_params(tmp_path / "params.yaml")
 
 
+def test_a_folder_of_that_name(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="not readable: Is a directory"):
+        load_params(tmp_path)
+
+
+def test_endless_nesting(tmp_path: Path) -> None:
+    assert message_of_text("seeds: " + "[" * 3000 + "]" * 3000, tmp_path).endswith("nested too deeply")
+    assert message_of_text("seeds: &s [*s]", tmp_path)
+    assert message_of_text(dumped(without("models")) + "models: &m {net: *m}", tmp_path)
+
+
 def test_whole_numbers_are_numbers() -> None:
     assert parsed(changed("train.gradient_clip", 2)).train.gradient_clip == 2.0
 
@@ -507,7 +521,7 @@ values = st.recursive(
 edits = st.builds(Edit, st.integers(0, 200), st.sampled_from(["replace", "remove", "rename", "nest"]), values)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(edits, min_size=1, max_size=3))
 def test_any_edit_is_valid_or_a_params_error(changes: list[Edit]) -> None:
     raw = copy.deepcopy(BASE)
@@ -520,7 +534,7 @@ def test_any_edit_is_valid_or_a_params_error(changes: list[Edit]) -> None:
     assert isinstance(params, Params)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.text(max_size=6), st.integers(0, 20))
 def test_any_damage_to_the_text_is_valid_or_a_params_error(
     tmp_path_factory: pytest.TempPathFactory, position: int, inserted: str, removed: int
@@ -531,3 +545,35 @@ def test_any_damage_to_the_text_is_valid_or_a_params_error(
     path.write_text(text[:at] + inserted + text[at + removed :], encoding="utf-8", errors="surrogateescape")
     with suppress(ParamsError):
         assert load_params(path)
+
+
+DAMAGES = [
+    "seeds: [",
+    "seeds: " + "[" * 3000,
+    dumped(changed("train.epochs", -(10**400))),
+    dumped(changed("train.learning_rate", math.nan)),
+    dumped(changed("attacks.fgsm.epsilons", [math.inf])),
+    dumped(changed("attacks.fgsm.kind", "os.path")),
+    dumped(changed("models", {"../../x": BASE["models"]["resnet"]})),
+    dumped(changed("dataset", [BASE["dataset"]])),
+    dumped(without("compute")),
+    dumped(BASE),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", DAMAGES, ids=range(len(DAMAGES)))
+def test_the_command_line_says_what_is_wrong_and_writes_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pipeline", "check"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    if text == dumped(BASE):
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.startswith("params.yaml is valid: 2 models")
+    else:
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.startswith("error: params.yaml")
+        assert len(ended.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == text

@@ -34,6 +34,7 @@ from pipeline.report.pictures import draw
 from pipeline.report.style import legend_columns, line_style, styled
 from pipeline.report.summary import curves, metrics, summary
 from pipeline.stages import report
+from tests.pipeline import synthetic
 from tests.pipeline.synthetic import (
     ATTACKS,
     N_EXAMPLES,
@@ -55,6 +56,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_benchmark(root, models=MODELS, attacks=NAMES, seeds=SEEDS, n_images=N_IMAGES)
     run_stage(root)
     return root
+
+
+EVIL = "<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture
@@ -543,6 +547,18 @@ def test_texts_are_escaped(small: Path) -> None:
     text = (small / REPORTS / "index.html").read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
+
+
+def test_names_are_escaped_in_tables_texts_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """params.yaml admits no such names; the page does not rely on it."""
+    monkeypatch.setattr("pipeline.config._NAME", re.compile(".*"))
+    for table, like in ((synthetic.MODELS, "cnn"), (synthetic.ATTACKS, "fgsm"), (synthetic.IMPROVEMENT, "cnn")):
+        monkeypatch.setitem(table, EVIL, table[like])  # type: ignore[attr-defined]
+    write_benchmark(tmp_path, models=[EVIL], attacks=[EVIL], seeds=[0], n_images=12)
+    run_stage(tmp_path)
+    for path in [tmp_path / REPORTS / "index.html", *(tmp_path / REPORTS / "figures").glob("*.svg")]:
+        assert "<img" not in path.read_text(encoding="utf-8").replace('<img class="', ""), path
+    assert EVIL.replace("<", "&lt;").replace(">", "&gt;") in (tmp_path / REPORTS / "index.html").read_text()
 
 
 def test_equal_results_are_equal_files(small: Path) -> None:

@@ -4,72 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
-from pipeline.workspace import make_workspace
+from tests.pipeline.workspaces import Workspace, same_rows, wait_for_end
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
-
-
-class Workspace:
-    """A copy of the sources with tiny parameters and a store of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / ".store").mkdir(parents=True)
-        make_workspace(ROOT, ROOT / "profiles/tiny.yaml", folder)
-        self.environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        self.environment.pop("MLFLOW_TRACKING_URI", None)
-
-    def start(self, *targets: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["dvc", "repro", *targets],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def repro(self, *targets: str) -> set[str]:
-        """Run and return the names of the stages that ran."""
-        process = self.start(*targets)
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, output
-        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-
-    def rows(self, model: str, attack: str) -> pd.DataFrame:
-        return pd.read_parquet(self.folder / "results" / model / f"{attack}.parquet")
-
-    def edit_params(self, change: Any) -> None:
-        yaml, path = YAML(), self.folder / "params.yaml"
-        params = yaml.load(path)
-        change(params)
-        yaml.dump(params, path)
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    made = Workspace(tmp_path_factory.mktemp("repro"))
+    made = Workspace.make(tmp_path_factory.mktemp("repro"))
     ran = made.repro()
     cells = {f"{stage}@{model}" for stage in ("train", "attack") for model in ("resnet", "neural_ode")}
     single = {"data", "transfer", "probe", "refine", "trajectories", "theory", "report", "publish"}
     assert ran == single | cells
     return made
-
-
-def same_rows(left: pd.DataFrame, right: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(left.drop(columns="seconds"), right.drop(columns="seconds"))
 
 
 def test_every_output_is_there(workspace: Workspace) -> None:
@@ -143,9 +97,9 @@ def test_added_and_removed_strength(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM], ids=lambda kill: kill.name)
 def test_killed_run_resumes_to_the_same_rows(workspace: Workspace, tmp_path: Path, kill: signal.Signals) -> None:
-    other = Workspace(tmp_path / "killed")
+    other = Workspace.make(tmp_path / "killed")
     other.repro("train@resnet")
-    process = other.start("attack@resnet")
+    process = other.start("dvc", "repro", "attack@resnet")
     deadline = time.monotonic() + 300
     while not list(other.folder.glob(".store/rows/*/*.parquet")):
         assert process.poll() is None, "finished before it could be killed"
@@ -153,10 +107,7 @@ def test_killed_run_resumes_to_the_same_rows(workspace: Workspace, tmp_path: Pat
         time.sleep(0.01)
     os.killpg(process.pid, kill)
     process.wait(timeout=60)
-    deadline = time.monotonic() + 60
-    while subprocess.run(["pgrep", "-g", str(process.pid)], check=False, stdout=subprocess.DEVNULL).returncode == 0:
-        assert time.monotonic() < deadline, "a stage outlives the signal"
-        time.sleep(0.1)
+    wait_for_end(process.pid)
     finished = {path: path.stat().st_mtime_ns for path in other.folder.glob(".store/rows/*/*.parquet")}
     assert not (other.folder / "results/resnet").exists()
     other.repro("attack@resnet")
@@ -172,9 +123,8 @@ def test_killed_run_resumes_to_the_same_rows(workspace: Workspace, tmp_path: Pat
 def test_wrong_parameter_is_one_line(workspace: Workspace) -> None:
     text = (workspace.folder / "params.yaml").read_text(encoding="utf-8")
     workspace.edit_params(lambda params: params["train"].update(epochz=3))
-    process = workspace.start()
-    output, _ = process.communicate(timeout=600)
+    status, output = workspace.run()
     (workspace.folder / "params.yaml").write_text(text, encoding="utf-8")
-    assert process.returncode != 0
+    assert status != 0
     assert "unknown key 'epochz'; did you mean 'epochs'?" in output
     assert "Traceback" not in output

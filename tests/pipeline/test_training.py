@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +16,10 @@ from pipeline import components
 from pipeline.classifier import Classifier, GlobalBatches, TrainingDivergedError
 from pipeline.config import load_params, parse
 from pipeline.datasets.base import Split
+from pipeline.errors import UserError
 from pipeline.provenance import ROOT
 from pipeline.settings import Architecture, ComputeConfig
-from pipeline.training import train
+from pipeline.training import Batches, _resumable, train
 
 COMPUTE = ComputeConfig(accelerator="cpu", devices=1, num_nodes=1, strategy="auto")
 CARD = {"n_classes": 10, "splits": {"train": {"sha256": "a"}, "validation": {"sha256": "b"}}}
@@ -86,6 +89,91 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     assert steps == 10 + 12, "did not go on at the second epoch"
     assert equal(undisturbed, resumed)
     assert [e["train_loss"] for e in resumed_report["history"]] == [e["train_loss"] for e in report["history"]]
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "unsealed and truncated", "no report"])
+def test_damaged_weights_are_trained_again(splits: dict[str, Split], tmp_path: Path, how: str) -> None:
+    weights, _ = run(small(), splits, tmp_path)
+    (path,) = tmp_path.glob("checkpoints/*.safetensors")
+    content = bytearray(path.read_bytes())
+    match how:
+        case "flipped":
+            content[-1] ^= 1
+            path.write_bytes(content)
+        case "no report":
+            path.with_suffix(".json").unlink()
+        case _:
+            path.write_bytes(content[:-100])
+    if how.startswith("unsealed"):
+        path.with_suffix(".sha256").unlink()
+    again, _ = run(small(), splits, tmp_path)
+    assert equal(weights, again)
+
+
+class Malicious:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "pickle", "pickle in a checkpoint"])
+def test_a_checkpoint_that_cannot_be_believed_is_not_gone_on_from(tmp_path: Path, name: str, how: str) -> None:
+    for one in ("last.ckpt", "best.ckpt"):
+        torch.save({"state_dict": {"weight": torch.rand(100)}}, tmp_path / one)
+    assert _resumable(tmp_path) == tmp_path / "last.ckpt"
+    path, executed = tmp_path / name, tmp_path / "executed"
+    content = bytearray(path.read_bytes())
+    match how:
+        case "flipped":
+            content[content.index(torch.load(path)["state_dict"]["weight"].numpy().tobytes()) + 50] ^= 1
+            path.write_bytes(content)
+            assert torch.load(path), "torch does not see it"
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "missing":
+            path.unlink()
+        case "pickle":
+            path.write_bytes(pickle.dumps(Malicious(executed)))
+        case _:
+            torch.save({"state_dict": Malicious(executed)}, path)
+    assert _resumable(tmp_path) is None
+    assert not executed.exists()
+    if how.startswith("pickle"):  # or the test would prove nothing
+        pickle.loads(pickle.dumps(Malicious(executed)))
+        assert executed.exists()
+
+
+def test_a_killed_training_with_a_damaged_checkpoint_starts_anew_and_says_so(
+    splits: dict[str, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed, _ = run(small(), splits, tmp_path / "undisturbed")
+
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training._keep", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run(small(), splits, tmp_path / "disturbed")
+    (last,) = tmp_path.glob("disturbed/training/*/last.ckpt")
+    last.write_bytes(last.read_bytes()[:-1000])
+    weights, report = run(small(), splits, tmp_path / "disturbed")
+    assert equal(weights, undisturbed)
+    assert len(report["history"]) == 3
+    assert "training starts anew" in caplog.text
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(splits: dict[str, Split]) -> None:
+    loaders = Batches(splits, 51, 0)
+    loaders.trainer = SimpleNamespace(world_size=2, global_rank=0)  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"train\.batch_size is 51, which the 2 processes"):
+        loaders.train_dataloader()
+    loaders.val_dataloader()
 
 
 def test_the_weights_are_those_of_the_least_validation_loss(

@@ -1,0 +1,85 @@
+"""Faults of others: a tracking server that goes, a second run, a worker that dies."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import time
+from contextlib import closing
+
+from pipeline.stages.ui import port, server
+from tests.faults.laboratory import FaultError, Laboratory, must_be_clear
+from tests.faults.outcome import Difference
+from tests.pipeline.workspaces import stages, wait_for_end
+
+PUBLISH = ("python", "-m", "pipeline.stages.publish")
+
+
+def server_down(laboratory: Laboratory, share: float, rng: random.Random) -> Difference:
+    """MLflow's server goes when this share of the runs is there; publishing again completes it."""
+    with laboratory.trial("publish") as workspace:
+        database = workspace.folder / "mlflow.db"
+        uri = f"sqlite:///{database}"
+        wanted = share * laboratory.undisturbed.runs.total()
+        number = rng.randrange(20_000, 30_000)
+        os.environ["MLFLOW_PORT"] = str(number)
+        address = f"http://127.0.0.1:{port()}"
+        workspace.environment["MLFLOW_TRACKING_URI"] = address
+        if share:
+            with server(uri, int(address.rpartition(":")[2])) as (_, mlflow):
+                process = workspace.start()
+                while process.poll() is None and _runs(database) < wanted:
+                    time.sleep(0.05)
+                os.killpg(mlflow.pid, signal.SIGKILL)
+                output, _ = process.communicate(timeout=600)
+        else:
+            process = workspace.start()
+            output, _ = process.communicate(timeout=600)
+        must_be_clear(process.returncode, output)
+        if process.returncode == 0 and "nothing lost" not in output and share < 1:
+            raise FaultError(f"nobody said that the server is gone:\n{output}")
+        workspace.environment["MLFLOW_TRACKING_URI"] = uri  # the same database, without its server
+        status, output = workspace.run(*PUBLISH)
+        if status:
+            raise FaultError(f"publishing again failed:\n{output}")
+        return laboratory.complete(workspace)
+
+
+def _runs(database: os.PathLike[str]) -> int:
+    try:
+        with closing(sqlite3.connect(f"file:{os.fspath(database)}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("select count(*) from tags where key = 'complete'").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0  # not there yet
+
+
+def two_at_once(laboratory: Laboratory, stage: str) -> Difference:
+    """Two ``dvc repro`` in one workspace: each ends well or with a clear error."""
+    with laboratory.trial(stage) as workspace:
+        processes = [workspace.start(), workspace.start()]
+        outputs = [process.communicate(timeout=600)[0] for process in processes]
+        for process, output in zip(processes, outputs, strict=True):
+            must_be_clear(process.returncode, output)
+        return laboratory.complete(workspace)
+
+
+def dead_worker(laboratory: Laboratory, stage: str, module: str, model: str, seconds: float) -> Difference:
+    """One of two processes is killed; the other does not wait for it for ever."""
+    with laboratory.trial(stage) as workspace:
+        workspace.edit_params(lambda params: params["compute"].update(accelerator="cpu", devices=2, strategy="ddp"))
+        process = workspace.start("python", "-m", module, model)
+        deadline = time.monotonic() + 300
+        while len(workers := stages(process.pid)) < 2:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise FaultError(f"no second process:\n{process.communicate()[0]}")
+            time.sleep(0.05)
+        time.sleep(seconds)
+        os.kill(max(workers), signal.SIGKILL)
+        output, _ = process.communicate(timeout=180)
+        wait_for_end(process.pid)
+        if process.returncode == 0:
+            raise FaultError(f"a dead worker went unnoticed:\n{output}")
+        workspace.edit_params(lambda params: params["compute"].update(devices=1, strategy="auto"))
+        return laboratory.complete(workspace)
