@@ -25,7 +25,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv repro ui publish snapshot test test-slow test-browser test-all bench lint format lock clean
+.PHONY: help venv repro ui publish snapshot test test-slow test-browser test-all faults bench lint format lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -75,6 +75,9 @@ test-browser: $(STAMP) ## The report in a browser (Debian: apt-get install chrom
 	"$(BIN)/python" -m pytest -m browser $(ARGS)
 
 test-all: test test-slow test-browser ## All of them
+
+faults: $(STAMP) ## Kill, damage and crowd runs; the next one must come to the same (ARGS=4: so many kills)
+	"$(BIN)/python" -m tests.faults $(ARGS)
 
 bench: $(STAMP) ## Speed of the attacks against their floor and their peers
 	"$(BIN)/python" -m benchmarks $(ARGS)

@@ -52,6 +52,7 @@ class Evaluator(pl.LightningModule):
         self.model = model.requires_grad_(False)  # only inputs need gradients: weights' would be wasted work
         self.cell, self.chunks, self.store = cell, chunks, store
         self.epsilons, self.climbs = epsilons, climbs
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have no chunk
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """This rank's chunks; a rank without chunks has nothing to do and writes nothing."""
