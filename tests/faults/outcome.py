@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.files import sha256
+from pipeline.files import digest, sha256
 
 ROWS = ("results/*/*.parquet", "transfer/*.parquet")
 SAME_BYTES = (
@@ -22,8 +23,9 @@ SAME_BYTES = (
     "trajectories/*.json",
     "theory/*.json",
     "reports/curves.csv",
-    "reports/metrics.json",
 )
+METRICS = Path("reports/metrics.json")
+TIMED = ("seconds", "mismatches")  # what nets differ in counts the seconds of their training
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,18 @@ def read(folder: Path) -> Outcome:
         rows.update((name, *row) for row in frame.itertuples(index=False, name=None))
     return Outcome(
         rows,
-        {name: sha256(path) for name, path in found(SAME_BYTES).items()},
+        {name: sha256(path) for name, path in found(SAME_BYTES).items()}
+        | {str(METRICS): digest(_timeless(json.loads((folder / METRICS).read_text(encoding="utf-8"))))},
         Counter(_published(folder / "mlflow.db")),
         tuple(path.relative_to(folder).as_posix() for path in folder.rglob("*.tmp") if ".dvc" not in path.parts),
     )
+
+
+def _timeless(value: Any) -> Any:
+    """Without whatever depends on how long something took."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _timeless(inner) for name, inner in value.items() if not any(word in name for word in TIMED)}
 
 
 def _published(database: Path) -> list[str]:
