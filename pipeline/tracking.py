@@ -182,10 +182,11 @@ def connect(uri: str) -> Experiment:
 def _explained(uri: str) -> Iterator[None]:
     """MLflow's errors as one line: the server is gone, or what it says."""
     from mlflow import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError  # a full disk comes through MLflow unwrapped
 
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         if is_server(uri):
             _probe(uri)
         raise UserError(f"MLflow at {uri}: {' '.join(str(error).split())}") from error
@@ -284,7 +285,17 @@ def _add(experiment: Experiment, record: Record, hash_: str, origin: Mapping[str
 
 
 def describe(experiment: Experiment, note: str, views: Sequence[View]) -> None:
-    """Store the experiment's description and its saved views; of the views stored earlier only these remain."""
+    """Store the experiment's description and its saved views; of the views stored earlier only these remain.
+
+    Raises:
+        UnreachableError: the server has gone.
+        UserError: the store refuses.
+    """
+    with _explained(experiment.uri):
+        _describe(experiment, note, views)
+
+
+def _describe(experiment: Experiment, note: str, views: Sequence[View]) -> None:
     client = experiment.client
     stored = client.get_experiment(experiment.id).tags
     wanted = {"mlflow.note.content": note, "mlflow.experimentKind": "custom_model_development"}

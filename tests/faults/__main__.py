@@ -69,10 +69,10 @@ def others(laboratory: Laboratory, rng: random.Random) -> dict[str, Fault]:
         "MLflow down at the end": lambda: company.server_down(laboratory, 1, rng),
         "two runs at once": lambda: company.two_at_once(laboratory, train),
         "a dead worker in training": lambda: company.dead_worker(
-            laboratory, train, "pipeline.stages.train", "resnet", rng.uniform(0, 15)
+            laboratory, train, "pipeline.stages.train", "resnet", rng.uniform(0, 5)
         ),
         "a dead worker in an attack": lambda: company.dead_worker(
-            laboratory, attack, "pipeline.stages.attack", "resnet", rng.uniform(0, 15)
+            laboratory, attack, "pipeline.stages.attack", "resnet", rng.uniform(0, 5)
         ),
     }
     if disks.can_mount():

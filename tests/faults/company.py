@@ -40,11 +40,11 @@ def server_down(laboratory: Laboratory, share: float, rng: random.Random) -> Dif
         must_be_clear(process.returncode, output)
         if process.returncode == 0 and "nothing lost" not in output and share < 1:
             raise FaultError(f"nobody said that the server is gone:\n{output}")
-        workspace.environment["MLFLOW_TRACKING_URI"] = uri  # the same database, without its server
-        status, output = workspace.run(*PUBLISH)
-        if status:
-            raise FaultError(f"publishing again failed:\n{output}")
-        return laboratory.complete(workspace)
+        with server(uri, int(address.rpartition(":")[2])):
+            status, output = workspace.run(*PUBLISH)
+            if status:
+                raise FaultError(f"publishing again failed:\n{output}")
+            return laboratory.complete(workspace)
 
 
 def _runs(database: os.PathLike[str]) -> int:
