@@ -116,4 +116,5 @@ def inline(svg: str, prefix: str) -> str:
     svg = svg.replace("fill: #ffffff", "fill: none").replace(INK, "currentColor").replace(GRID, "var(--grid)")
     used = set(re.findall(r"#([\w.-]+)", svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    prefix = re.sub(r"[^\w-]", "-", prefix)  # it goes into attributes as it is
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
