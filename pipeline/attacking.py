@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,6 +23,7 @@ from pipeline.examples import first_examples
 from pipeline.files import atomic_write
 from pipeline.folders import examples_prefix
 from pipeline.nets import Target
+from pipeline.parts import Parts
 from pipeline.schema import validate
 from pipeline.settings import AttackEntry, ComputeConfig, EvaluateConfig
 from pipeline.store import STORE, RowStore
@@ -35,6 +39,7 @@ class AttackRun:
         component = components.load("attacks", attack.kind)
         minimal = component.GOAL == "minimal"
         self.target, self.cell = target, cell
+        self.coupled = cell.model in judge.batch_coupled
         self.epsilons: tuple[float | None, ...] = (None,) if minimal else attack.epsilons
         self.climbs = not minimal and bool(component.CLIMBS)
         self.chunks = Chunks(first_examples(split, attack.n_images), judge.chunk_size)
@@ -45,7 +50,13 @@ class AttackRun:
         self.store.forget_crashed()
         started = time.perf_counter()
         evaluator = Evaluator(
-            self.target.net, self.cell, self.chunks, epsilons=self.epsilons, climbs=self.climbs, store=self.store
+            self.target.net,
+            self.cell,
+            self.chunks,
+            epsilons=self.epsilons,
+            climbs=self.climbs,
+            store=self.store,
+            parts=Parts(compute.batch_size, whole=self.coupled),
         )
         trainer = make_trainer(compute, inference_mode=False)
         trainer.predict(evaluator, return_predictions=False)
@@ -53,13 +64,11 @@ class AttackRun:
         if trainer.is_global_zero:
             logger.info("%s, %.1f s", self.summary(), time.perf_counter() - started)
 
-    def rows(self) -> pd.DataFrame:
-        """All rows, from the store alone."""
-        parts = [
-            climb(chunk, self.chunks[chunk][1], self.store, epsilons=self.epsilons, climbs=self.climbs, attack=_refuse)
-            for chunk in range(len(self.chunks))
-        ]
-        return validate(pd.concat(parts, ignore_index=True), source=f"{self.cell.model}/{self.cell.attack}")
+    def rows(self) -> Iterator[pd.DataFrame]:
+        """The rows, chunk by chunk, from the store alone."""
+        for chunk, examples in (self.chunks[i] for i in range(len(self.chunks))):
+            rows = climb(chunk, examples, self.store, epsilons=self.epsilons, climbs=self.climbs, attack=_refuse)
+            yield validate(rows, source=f"{self.cell.model}/{self.cell.attack}")
 
     def examples(self, n: int) -> dict[str, Tensor]:
         """Images (and fields) of the first n examples per strength, named ``seed<S>/eps<EPSILON>/<tensor>``.
@@ -79,10 +88,11 @@ class AttackRun:
 
     def summary(self) -> str:
         """One line: what was attacked and what is left of it."""
-        rows = self.rows()
-        rows = rows[rows["epsilon"].isna() | (rows["epsilon"] == rows["epsilon"].max())]
-        robust = (rows["clean_correct"] & ~rows["success"]).mean()
-        failed = int((~rows["status"].isin(["ok", "stopped", "budget"])).sum())
+        last = pd.concat(
+            [rows[rows["epsilon"].isna() | (rows["epsilon"] == self.epsilons[-1])] for rows in self.rows()]
+        )
+        robust = (last["clean_correct"] & ~last["success"]).mean()
+        failed = int((~last["status"].isin(["ok", "stopped", "budget"])).sum())
         at = "at any strength" if self.epsilons[-1] is None else f"at {self.epsilons[-1]:g}"
         warning = f", {failed} ROWS FAILED" if failed else ""
         return (
@@ -97,12 +107,21 @@ def _refuse(epsilon: float | None, examples: Examples) -> Judged:
 
 def write_attack(runs: Sequence[AttackRun], folder: Path, name: str, *, n_examples: int) -> None:
     """``<name>.parquet`` with the rows of all seeds, and ``<name>.examples.safetensors`` beside it."""
-    rows = pd.concat([run.rows() for run in runs], ignore_index=True)
+    with atomic_write(folder / f"{name}.parquet") as temporary:
+        _write_rows(temporary, (rows for run in runs for rows in run.rows()))
     examples: dict[str, Tensor] = {}
     for run in runs:
         examples |= run.examples(n_examples)
-    rows.attrs = {"environment": provenance.environment()}
-    with atomic_write(folder / f"{name}.parquet") as temporary:
-        rows.to_parquet(temporary, index=False)
     with atomic_write(folder / f"{name}.examples.safetensors") as temporary:
         save_file(examples, temporary)
+
+
+def _write_rows(path: Path, parts: Iterable[pd.DataFrame]) -> None:
+    """One part in memory at a time, so that a cell of many images needs no more than one of few."""
+    with ExitStack() as stack:
+        writer = None
+        for rows in parts:
+            rows.attrs = {"environment": provenance.environment()}
+            table = pa.Table.from_pandas(rows, preserve_index=False)
+            writer = writer or stack.enter_context(pq.ParquetWriter(path, table.schema))
+            writer.write_table(table)

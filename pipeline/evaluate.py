@@ -78,6 +78,16 @@ class Judged:
     deformation: Tensor | None
 
 
+def join(parts: Sequence[Judged]) -> Judged:
+    """What was judged in parts, as one."""
+    fields = [part.deformation for part in parts if part.deformation is not None]
+    return Judged(
+        pd.concat([part.rows for part in parts], ignore_index=True),
+        torch.cat([part.adv_inputs for part in parts]),
+        torch.cat(fields) if fields else None,
+    )
+
+
 class CountingModel(nn.Module):
     """A model that counts the rows of its forward passes and of the backward passes through its logits."""
 
@@ -198,15 +208,20 @@ def _run(
             rng=rng,
         )
         fault = _inconsistency(output, examples, cell, counting)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         logger.exception("%s on %s seed %s raised; its rows say so", cell.attack, cell.model, cell.seed)
         return _unchanged(examples, cell, counting), _codes(examples, Status.CRASHED)
     if fault:
         logger.error("%s on %s seed %s: %s", cell.attack, cell.model, cell.seed, fault)
         return _unchanged(examples, cell, counting), _codes(examples, Status.BAD_OUTPUT)
     return output, output.status
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device or the host had no memory left; PyTorch has a class for the former alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _codes(examples: Examples, status: Status) -> Tensor:

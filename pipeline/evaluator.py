@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline import schema
-from pipeline.evaluate import Cell, Examples, Judged, evaluate, predict
+from pipeline.evaluate import Cell, Examples, Judged, evaluate, join, predict
+from pipeline.parts import Parts
+from pipeline.progress import Progress
 from pipeline.store import RowStore, Unit
 
 Attack = Callable[[float | None, Examples], Judged]
@@ -47,11 +49,12 @@ class Evaluator(pl.LightningModule):
         epsilons: Sequence[float | None],
         climbs: bool,
         store: RowStore,
+        parts: Parts,
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)  # only inputs need gradients: weights' would be wasted work
         self.cell, self.chunks, self.store = cell, chunks, store
-        self.epsilons, self.climbs = epsilons, climbs
+        self.epsilons, self.climbs, self.parts = epsilons, climbs, parts
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have no chunk
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -59,16 +62,37 @@ class Evaluator(pl.LightningModule):
         mine = range(self.trainer.global_rank, len(self.chunks), self.trainer.world_size)
         return DataLoader(self.chunks, sampler=mine, batch_size=None)
 
-    def predict_step(self, batch: tuple[int, Examples], _batch_idx: int) -> None:
+    def on_predict_start(self) -> None:
+        of_rank = range(self.trainer.global_rank, len(self.chunks), self.trainer.world_size)
+        name = f"{self.cell.model} · {self.cell.attack} · seed {self.cell.seed}"
+        self.progress = Progress(name, len(of_rank))
+
+    def predict_step(self, batch: tuple[int, Examples], batch_idx: int) -> None:
         chunk, examples = batch
-        clean_logits = functools.cache(lambda: predict(self.model, examples))  # not needed if the store has it all
+        # Not needed if the store has it all.
+        clean_logits = functools.cache(lambda: torch.cat(self.parts.each(self._predict, examples)))
 
         def attack(epsilon: float | None, some: Examples) -> Judged:
-            rows = [examples.indices.index(index) for index in some.indices]
-            return evaluate(self.model, some, self.cell, epsilon=epsilon, clean_logits=clean_logits()[rows])
+            logits = clean_logits()[[examples.indices.index(index) for index in some.indices]]
+            judged = self._attack(epsilon, some, logits)
+            if self.trainer.is_global_zero:
+                self.progress.reach(batch_idx + (self.epsilons.index(epsilon) + 1) / len(self.epsilons))
+            return judged
 
         with torch.enable_grad():
             climb(chunk, examples, self.store, epsilons=self.epsilons, climbs=self.climbs, attack=attack)
+
+    def _predict(self, examples: Examples) -> Tensor:
+        return predict(self.model, examples)
+
+    def _attack(self, epsilon: float | None, examples: Examples, clean_logits: Tensor) -> Judged:
+        of_example = dict(zip(examples.indices, clean_logits, strict=True))
+
+        def attack(part: Examples) -> Judged:
+            logits = torch.stack([of_example[index] for index in part.indices])
+            return evaluate(self.model, part, self.cell, epsilon=epsilon, clean_logits=logits)
+
+        return join(self.parts.each(attack, examples))
 
     def transfer_batch_to_device(
         self, batch: tuple[int, Examples], device: torch.device, _dataloader_idx: int

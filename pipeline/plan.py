@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.config import Params
+from pipeline.progress import duration
 from pipeline.settings import AttackEntry
 from pipeline.store import STORE
 
@@ -112,10 +113,4 @@ def _table(params: Params, seconds: dict[str, float | None]) -> list[str]:
 
 
 def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return UNKNOWN
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+    return UNKNOWN if seconds is None else duration(seconds)

@@ -155,9 +155,18 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Where it runs; part of no hash. The values are Lightning's Trainer arguments of the same names."""
+    """Where it runs; part of no hash.
+
+    Attributes:
+        accelerator, devices, num_nodes, strategy: Lightning's Trainer arguments of these names.
+        batch_size: images of a chunk attacked at once; ``auto`` begins with all and halves when memory runs out.
+        launcher: the command that starts a stage's processes, such as ``torchrun --standalone --nproc-per-node 8
+            --no-python`` or ``srun``; null if Lightning starts them.
+    """
 
     accelerator: str
     devices: int | str
     num_nodes: PositiveInt
     strategy: str
+    batch_size: PositiveInt | Literal["auto"]
+    launcher: str | None

@@ -274,7 +274,9 @@ def test_training_with_it_gives_the_same_weights_twice(name: str, digits: Split,
     part = Split(digits.images[:100], digits.labels[:100])
     splits, card = {"train": part, "validation": part}, {"n_classes": 10, "splits": {}}
     card["splits"] = {split: {"sha256": split} for split in splits}
-    compute = ComputeConfig(accelerator="cpu", devices=1, num_nodes=1, strategy="auto")
+    compute = ComputeConfig(
+        accelerator="cpu", devices=1, num_nodes=1, strategy="auto", batch_size="auto", launcher=None
+    )
     weights = [train(model, 0, splits, card, compute, store=tmp_path / run)[0] for run in ("a", "b")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     undefended = dataclasses.replace(model, train=train_config())

@@ -27,6 +27,7 @@ LEVELS = (
         "matching",
         "ode",
         "probe",
+        "progress",
         "provenance",
         "schema",
     }
@@ -46,6 +47,7 @@ LEVELS = (
         "probing",
         "examples",
         "nets",
+        "parts",
         "plan",
         "records",
         "refinement",

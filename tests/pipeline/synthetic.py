@@ -175,7 +175,14 @@ def write_params(
         "probe": {"n_images": 10, "most_steps": 50},
         "claims": claims(models, attacks),
         "published": {},
-        "compute": {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"},
+        "compute": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "num_nodes": 1,
+            "strategy": "auto",
+            "batch_size": "auto",
+            "launcher": None,
+        },
     }
     with (root / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(params, file)

@@ -72,7 +72,14 @@ BASE: dict[str, Any] = {
             "differences": "everything",
         }
     },
-    "compute": {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"},
+    "compute": {
+        "accelerator": "auto",
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "batch_size": "auto",
+        "launcher": None,
+    },
 }
 
 
