@@ -33,7 +33,7 @@ def make_workspace(root: Path, profile: Path, target: Path) -> None:
     """
     yaml = YAML()
     params = yaml.load((root / "params.yaml").read_text(encoding="utf-8"))
-    _apply(params, _read(profile), str(profile))
+    apply_profile(params, profile)
     text = io.StringIO()
     yaml.dump(params, text)
     target.mkdir(parents=True, exist_ok=True)
@@ -56,6 +56,29 @@ def _configure_dvc(target: Path) -> None:
     write_text(target / ".dvc" / "config", "[core]\n    no_scm = true\n    analytics = false\n    autostage = false\n")
 
 
+def apply_profile(params: dict[str, Any], profile: Path) -> None:
+    """Change the parameters as the profile says.
+
+    Raises:
+        UserError: there is no such profile, or it names what the parameters do not have.
+    """
+    for path, change in _chain(profile):
+        _apply(params, change, str(path))
+
+
+def _chain(profile: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The profile after the one that it is a change ``of``; that one is of no other."""
+    change = _read(profile)
+    base = change.get("of")
+    if base is None:
+        return [(profile, change)]
+    path = profile.with_name(f"{base}.yaml")
+    first = _read(path)
+    if "of" in first:
+        raise ParamsError(f"{profile}: of: {base!r} is itself a change of another profile; name that one")
+    return [(path, first), (profile, change)]
+
+
 def _read(profile: Path) -> dict[str, Any]:
     try:
         raw = YAML(typ="safe", pure=True).load(profile.read_text(encoding="utf-8"))
@@ -64,8 +87,11 @@ def _read(profile: Path) -> dict[str, Any]:
         raise UserError(f"{profile}: no such profile; {nearest(profile.stem, known)}") from error
     except YAMLError as error:
         raise ParamsError(f"{profile}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict) or not raw.keys() <= {"only", "set"}:
-        raise ParamsError(f"{profile}: must have the keys 'only' (names kept per section) and 'set' (values changed)")
+    if not isinstance(raw, dict) or not raw.keys() <= {"of", "only", "set"}:
+        raise ParamsError(
+            f"{profile}: must have the keys 'only' (names kept per section), 'set' (values changed) and, if it "
+            "changes another profile, 'of' (its name)"
+        )
     return raw
 
 
@@ -99,9 +125,13 @@ def _is_testable(claim: dict[str, Any], params: dict[str, Any]) -> bool:
 
 
 def _merge(params: dict[str, Any], change: dict[str, Any]) -> None:
-    """Mappings are merged key by key, everything else is replaced; unknown keys are load_params' to refuse."""
+    """Mappings are merged key by key, but for those of another kind; everything else is replaced.
+
+    Unknown keys are load_params' to refuse.
+    """
     for key, value in change.items():
-        if isinstance(value, dict) and isinstance(params.get(key), dict):
+        old = params.get(key)
+        if isinstance(value, dict) and isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
             _merge(params[key], value)
         else:
             params[key] = value

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from pipeline import components, workspace
 from pipeline.config import Claim, Params, ParamsError, _parse_params, load_params
+from pipeline.errors import UserError
 from pipeline.fields import Range
 from pipeline.models.neural_ode import Config as NeuralOdeConfig
 from pipeline.provenance import ROOT
@@ -154,7 +155,7 @@ def test_the_shipped_params_are_valid(shipped: Params) -> None:
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 def test_the_shipped_profiles_are_valid(profile: Path, tmp_path: Path) -> None:
     raw = YAML().load(PARAMS.read_text(encoding="utf-8"))
-    workspace._apply(raw, workspace._read(profile), str(profile))
+    workspace.apply_profile(raw, profile)
     (tmp_path / "params.yaml").write_text(dumped(raw), encoding="utf-8")
     assert load_params(tmp_path / "params.yaml").models
 
@@ -182,6 +183,42 @@ def test_a_profile_keeps_the_claims_that_it_can_test(only: dict[str, list[str]],
     raw = YAML().load(PARAMS.read_text(encoding="utf-8"))
     workspace._apply(raw, {"only": only}, "profile")
     assert list(raw["claims"]) == left
+
+
+def profile_of(tmp_path: Path, **texts: str) -> dict[str, Any]:
+    """params.yaml as the last of these profiles changes it."""
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    raw: dict[str, Any] = YAML().load(PARAMS.read_text(encoding="utf-8"))
+    workspace.apply_profile(raw, tmp_path / f"{list(texts)[-1]}.yaml")
+    return raw
+
+
+def test_a_profile_of_another_changes_what_that_one_made(tmp_path: Path) -> None:
+    small = "only: {attacks: [fgsm]}\nset: {seeds: [7], train: {epochs: 2}}"
+    raw = profile_of(tmp_path, small=small, longer="of: small\nset: {train: {epochs: 9}}")
+    assert (list(raw["attacks"]), raw["seeds"], raw["train"]["epochs"]) == (["fgsm"], [7], 9)
+
+
+def test_a_component_of_another_kind_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    raw = profile_of(
+        tmp_path, other="set: {dataset: {kind: torchvision, name: MNIST}, models: {cnn: {kind: cnn, blocks: 1}}}"
+    )
+    assert raw["dataset"] == {"kind": "torchvision", "name": "MNIST"}
+    assert raw["models"]["cnn"]["channels"] == 32
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ({"a": "of: b"}, "b.yaml: no such profile"),
+        ({"a": "set: {}", "b": "of: a", "c": "of: b"}, "c.yaml: of: 'b' is itself a change of another profile"),
+        ({"a": "off: b"}, "a.yaml: must have the keys 'only'"),
+    ],
+)
+def test_a_profile_of_nothing_is_one_clear_error(tmp_path: Path, texts: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        profile_of(tmp_path, **texts)
 
 
 # One thing wrong at a time: (what, what the message must contain)
