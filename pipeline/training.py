@@ -25,6 +25,7 @@ from pipeline.datasets.base import Split
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, digest, write_json
 from pipeline.nets import build
+from pipeline.progress import Progress
 from pipeline.settings import Architecture, ComputeConfig, TrainConfig, modules
 from pipeline.store import STORE, is_intact, seal
 from pipeline.trainer import make_trainer
@@ -182,8 +183,13 @@ class Batches(pl.LightningDataModule):
 class History(Callback):
     """Metrics of every epoch, a line each, kept in the checkpoint so that a resumed run knows its past."""
 
+    progress: Progress
+
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.progress = Progress("training", (trainer.max_epochs or 0) - pl_module.current_epoch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         names = ("train_loss", "validation_loss", "validation_accuracy")
@@ -191,7 +197,9 @@ class History(Callback):
         self.epochs.append({"epoch": pl_module.current_epoch} | metrics)
         if trainer.is_global_zero:
             text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
-            logger.info("epoch %d/%s: %s", pl_module.current_epoch + 1, trainer.max_epochs, text)
+            epoch, epochs = pl_module.current_epoch + 1, trainer.max_epochs or 0
+            left = self.progress.left(self.progress.total - (epochs - epoch))
+            logger.info("epoch %d/%d: %s, %s", epoch, epochs, text, left)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs}

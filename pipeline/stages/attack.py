@@ -13,12 +13,13 @@ from pipeline.datasets.base import Split, read_card, read_split
 from pipeline.files import atomic_directory
 from pipeline.folders import DATA, RESULTS
 from pipeline.nets import Target, load_target
-from pipeline.stages.common import is_first_rank, pick, run
+from pipeline.stages.common import is_first_rank, launch, pick, run
 from pipeline.store import locked
 
 
 def main() -> None:
     params = load_params()
+    launch(params.compute)
     model = pick(params.attacked, sys.argv, "models")
     trained = params.trained(model.name).name
     split, card = read_split(DATA, "test"), read_card(DATA)

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -15,8 +16,12 @@ from typing import TypeVar
 from pipeline.allocation import keep_freed_memory
 from pipeline.components import nearest
 from pipeline.errors import UserError
+from pipeline.settings import ComputeConfig
 
 T = TypeVar("T")
+
+LOGS = Path("logs")
+LAUNCHED = "ODE_ROBUSTNESS_LAUNCHED"  # set for the processes that a launcher starts
 
 _REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -28,20 +33,68 @@ _REMEDIES = {
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage; an error that is the user's to mend becomes one line and exit status 1."""
+    """Run a stage; an error that is the user's to mend becomes one line and exit status 1.
+
+    What it says stands on the terminal and, with times, in its log file.
+    """
     # Lightning takes note of SIGTERM and goes on predicting, unless somebody before it has said what it means.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.raiseExceptions = False  # a full disk stops the log, not the stage
     try:
+        _log_to_file()
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
     except Exception as error:
-        refused = refusal(error)
-        if refused is None:
+        text = str(error) if isinstance(error, UserError) else refusal(error)
+        if text is None:
+            _to_file("Traceback", exc_info=error)
             raise
-        sys.exit(f"error: {refused}")
+        _to_file("error: %s", text)
+        sys.exit(f"error: {text}")
+
+
+def _log_to_file() -> None:
+    """``logs/<stage>-<model>.log``, one for each process of the stage; runs are added one after another."""
+    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
+    words = [Path(sys.argv[0]).stem, *sys.argv[1:], *([] if rank == "0" else [f"rank{rank}"])]
+    name = re.sub(r"[^\w.-]+", "-", "-".join(words))[:100]
+    path = LOGS / f"{name}.log"
+    path.parent.mkdir(exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    logging.getLogger().addHandler(handler)
+    _to_file("--- %s", " ".join(words))
+
+
+def _to_file(text: str, *arguments: object, exc_info: BaseException | None = None) -> None:
+    """What the terminal shows anyway, or need not show."""
+    record = logging.LogRecord("pipeline", logging.INFO, "", 0, text, arguments, None)
+    if exc_info is not None:
+        record.exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
+def launch(compute: ComputeConfig) -> None:
+    """Become the command that starts this stage's processes, if params.yaml names one and it has not started them.
+
+    Raises:
+        UserError: there is no such command.
+    """
+    if compute.launcher is None or LAUNCHED in os.environ:
+        return
+    module = f"pipeline.stages.{Path(sys.argv[0]).stem}"
+    command = [*shlex.split(compute.launcher), sys.executable, "-m", module, *sys.argv[1:]]
+    sys.stdout.flush()
+    try:
+        os.execvpe(command[0], command, os.environ | {LAUNCHED: "1"})
+    except OSError as error:
+        raise UserError(
+            f"params.yaml: compute.launcher: {command[0]!r} does not start ({error.strerror}); name a command such as "
+            "`torchrun --standalone --nproc-per-node 8 --no-python`, or null"
+        ) from error
 
 
 def refusal(error: BaseException) -> str | None:
