@@ -25,7 +25,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv repro ui publish snapshot test test-slow test-browser test-all faults bench lint format lock clean
+.PHONY: help venv repro status ui publish snapshot test test-slow test-browser test-all faults bench lint format lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ endif
 # DVC wants to be told where there is no git: in a source tree without it, and in runs/, which git ignores.
 dvc_ready = test -f .dvc/config || "$(BIN)/dvc" init --quiet --no-scm; \
 	git rev-parse --resolve-git-dir .git >/dev/null 2>&1 || "$(BIN)/dvc" config --quiet --local core.no_scm true
+
+status: $(STAMP) ## What is trained and attacked, what runs, and how long the rest takes
+	cd $(WORKDIR) && "$(BIN)/python" -m pipeline status
 
 ui: $(STAMP) ## Serve MLflow's pages on 127.0.0.1 and print the link that opens the curves
 	cd $(WORKDIR) && "$(BIN)/python" -m pipeline.stages.ui

@@ -27,11 +27,11 @@ from pipeline.attacks.base import AttackOutput
 from pipeline.attacks.fgsm import Config as FgsmConfig
 from pipeline.attacks.pgd import Config as PgdConfig
 from pipeline.attacks.square import Config as SquareConfig
+from pipeline.climbing import climb
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split, read_split
 from pipeline.errors import UserError
 from pipeline.evaluate import Cell, Examples, evaluate, evaluate_transferred, predict
-from pipeline.evaluator import climb
 from pipeline.examples import first_examples
 from pipeline.files import write_json
 from pipeline.folders import DATA

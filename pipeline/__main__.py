@@ -27,6 +27,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     about = "validate params.yaml; print what would run and how long that took before"
     commands.add_parser("check", help=about, description=about).set_defaults(command=_check)
+    about = "what is trained and attacked, what runs, and how long the rest takes"
+    commands.add_parser("status", help=about, description=about).set_defaults(command=_status)
     about = "architectures, attacks, data sets and defences with their parameters, a line each"
     commands.add_parser("list", help=about, description=about).set_defaults(command=_list)
     about = "formula, source, parameters with units and cost of one of them"
@@ -45,7 +47,13 @@ def _check(_: argparse.Namespace) -> str:
         f"params.yaml is valid: {len(params.models)} models and {len(params.variants)} variants × "
         f"{len(params.seeds)} seeds, {len(params.attacks)} attacks"
     )
-    return f"{counted}\n\n{plan(params, read_costs())}"
+    return f"{counted}\n\n{plan(params, read_costs(params))}"
+
+
+def _status(_: argparse.Namespace) -> str:
+    from pipeline.status import status
+
+    return status(load_params())
 
 
 def _list(_: argparse.Namespace) -> str:

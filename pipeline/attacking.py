@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,24 +14,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline import components, provenance
+from pipeline.climbing import Chunks, climb
 from pipeline.datasets.base import Split
 from pipeline.evaluate import Cell, Examples, Judged
-from pipeline.evaluator import Chunks, Evaluator, climb
 from pipeline.examples import first_examples
 from pipeline.files import atomic_write
 from pipeline.folders import examples_prefix
 from pipeline.nets import Target
-from pipeline.parts import Parts
 from pipeline.schema import validate
-from pipeline.settings import AttackEntry, ComputeConfig, EvaluateConfig
+from pipeline.settings import AttackEntry, EvaluateConfig
 from pipeline.store import STORE, RowStore
-from pipeline.trainer import make_trainer
-
-logger = logging.getLogger(__name__)
 
 
 class AttackRun:
-    """An attack on one trained model; ``predict`` on all ranks, then ``rows`` and ``examples`` on one."""
+    """An attack on one trained model: what is to be done, and what has come of it (``pipeline.evaluator`` does it)."""
 
     def __init__(self, target: Target, attack: AttackEntry, judge: EvaluateConfig, cell: Cell, split: Split) -> None:
         component = components.load("attacks", attack.kind)
@@ -45,30 +39,32 @@ class AttackRun:
         self.chunks = Chunks(first_examples(split, attack.n_images), judge.chunk_size)
         self.store = RowStore(cell.config_hash, store=STORE)
 
-    def predict(self, compute: ComputeConfig) -> None:
-        """Attack what the store lacks; every finished unit is stored at once."""
-        self.store.forget_crashed()
-        started = time.perf_counter()
-        evaluator = Evaluator(
-            self.target.net,
-            self.cell,
-            self.chunks,
-            epsilons=self.epsilons,
-            climbs=self.climbs,
-            store=self.store,
-            parts=Parts(compute.batch_size, whole=self.coupled),
-        )
-        trainer = make_trainer(compute, inference_mode=False)
-        trainer.predict(evaluator, return_predictions=False)
-        trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            logger.info("%s, %.1f s", self.summary(), time.perf_counter() - started)
+    @property
+    def name(self) -> str:
+        """Of the cell, for people."""
+        return f"{self.cell.model} · {self.cell.attack} · seed {self.cell.seed}"
+
+    def done(self) -> float:
+        """Share of the attack's work that is stored, in chunks and strengths: from 0 to 1."""
+        units = len(self.chunks) * len(self.epsilons)
+        return sum(self._strengths_done(chunk) for chunk in range(len(self.chunks))) / units
+
+    def _strengths_done(self, chunk: int) -> int:
+        """Strengths that the chunk has behind it, those included at which nobody was left to attack."""
+        try:
+            self._climb(chunk)
+        except _MissingError as missing:
+            return self.epsilons.index(missing.epsilon)
+        return len(self.epsilons)
+
+    def _climb(self, chunk: int) -> pd.DataFrame:
+        examples = self.chunks[chunk][1]
+        return climb(chunk, examples, self.store, epsilons=self.epsilons, climbs=self.climbs, attack=_refuse)
 
     def rows(self) -> Iterator[pd.DataFrame]:
         """The rows, chunk by chunk, from the store alone."""
-        for chunk, examples in (self.chunks[i] for i in range(len(self.chunks))):
-            rows = climb(chunk, examples, self.store, epsilons=self.epsilons, climbs=self.climbs, attack=_refuse)
-            yield validate(rows, source=f"{self.cell.model}/{self.cell.attack}")
+        for chunk in range(len(self.chunks)):
+            yield validate(self._climb(chunk), source=f"{self.cell.model}/{self.cell.attack}")
 
     def examples(self, n: int) -> dict[str, Tensor]:
         """Images (and fields) of the first n examples per strength, named ``seed<S>/eps<EPSILON>/<tensor>``.
@@ -95,14 +91,19 @@ class AttackRun:
         failed = int((~last["status"].isin(["ok", "stopped", "budget"])).sum())
         at = "at any strength" if self.epsilons[-1] is None else f"at {self.epsilons[-1]:g}"
         warning = f", {failed} ROWS FAILED" if failed else ""
-        return (
-            f"{self.cell.model} · {self.cell.attack} · seed {self.cell.seed}: "
-            f"robust accuracy {robust:.3f} {at}{warning}"
-        )
+        return f"{self.name}: robust accuracy {robust:.3f} {at}{warning}"
+
+
+class _MissingError(RuntimeError):
+    """The store lacks rows."""
+
+    def __init__(self, epsilon: float | None, examples: Examples) -> None:
+        super().__init__(f"rows of examples {examples.indices} at strength {epsilon} are missing from the store")
+        self.epsilon = epsilon
 
 
 def _refuse(epsilon: float | None, examples: Examples) -> Judged:
-    raise RuntimeError(f"rows of examples {examples.indices} at strength {epsilon} are missing from the store")
+    raise _MissingError(epsilon, examples)
 
 
 def write_attack(runs: Sequence[AttackRun], folder: Path, name: str, *, n_examples: int) -> None:

@@ -1,20 +1,21 @@
-"""Nets: untrained by their seed, and trained from their checkpoint. Knows nothing of Lightning, which loads slowly."""
+"""Nets: untrained by their seed, the key of their training, and trained. Without Lightning, which loads slowly."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline import components
+from pipeline import components, provenance
 from pipeline.datasets.base import Split
 from pipeline.errors import UserError
-from pipeline.files import sha256
+from pipeline.files import digest, sha256
 from pipeline.folders import CHECKPOINTS
 from pipeline.seeds import derive_seed
-from pipeline.settings import Component
+from pipeline.settings import Architecture, Component, modules
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,20 @@ def build(model: Component, *, in_shape: tuple[int, int, int], n_classes: int, s
             model.config, in_shape=in_shape, n_classes=n_classes
         )
     return net
+
+
+def training_key(model: Architecture, card: dict[str, Any], seed: int) -> str:
+    """Hash of everything that determines the weights."""
+    return digest(
+        {
+            "model": [model.kind, asdict(model.config)],
+            "train": asdict(model.train),
+            "data": [card["splits"][name]["sha256"] for name in ("train", "validation")],
+            "seed": seed,
+            "code": provenance.code_hash(["pipeline.training", model.module, *modules(model.train)]),
+            "environment": provenance.environment(),
+        }
+    )
 
 
 def load_target(model: Component, trained: str, seed: int, split: Split, n_classes: int) -> Target:

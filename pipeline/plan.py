@@ -31,25 +31,29 @@ class Costs:
     image: dict[tuple[str, str], float]
 
 
-def read_costs(store: Path = STORE) -> Costs:
+def read_costs(params: Params, store: Path = STORE) -> Costs:
     """Of each model and attack the latest that is stored, whatever its parameters were."""
-    epoch = {}
-    for path in _by_age(store.glob("checkpoints/*.json")):
+    epoch: dict[str, float] = {}
+    for path in _latest_first(store.glob("checkpoints/*.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
         if report["history"]:
-            epoch[report["model"]] = report["seconds"] / len(report["history"])
-    image = {}
-    for folder in _by_age(store.glob("rows/*")):
-        parts = [_read_seconds(path) for path in folder.glob("*.parquet")]
-        rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-        if len(rows):
-            cell = rows["model"].iloc[0], rows["attack"].iloc[0]
+            epoch.setdefault(report["model"], report["seconds"] / len(report["history"]))
+    image: dict[tuple[str, str], float] = {}
+    wanted = {(model, attack) for model in params.attacked for attack in params.attacks}
+    for folder in _latest_first(store.glob("rows/*")):
+        if wanted <= image.keys():
+            break
+        paths = list(folder.glob("*.parquet"))
+        first = next((rows for path in paths if len(rows := _read_seconds(path))), None)
+        cell = None if first is None else (first["model"].iloc[0], first["attack"].iloc[0])
+        if cell in wanted - image.keys():
+            rows = pd.concat(map(_read_seconds, paths), ignore_index=True)
             image[cell] = float(rows["seconds"].sum()) / rows["index"].nunique()
     return Costs(epoch, image)
 
 
-def _by_age(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: path.stat().st_mtime)
+def _latest_first(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _read_seconds(path: Path) -> pd.DataFrame:

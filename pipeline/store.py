@@ -48,6 +48,18 @@ def locked(name: str, *, store: Path = STORE) -> Iterator[None]:
         raise LockedError(f"{name}: another run is computing this cell ({path}); wait for it or stop it") from error
 
 
+def is_locked(name: str, *, store: Path = STORE) -> bool:
+    """Whether a run is computing this cell now."""
+    path = store / "locks" / f"{name}.lock"
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):  # held for an instant, which ``locked`` waits for
+            return False
+    except Timeout:
+        return True
+
+
 def seal(*paths: Path) -> None:
     """Write down the checksums of the files that belong together, beside the first of them."""
     write_text(_seal(paths), _checksums(paths))

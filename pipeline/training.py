@@ -7,7 +7,6 @@ import logging
 import pickle
 import time
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +18,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline import provenance
 from pipeline.classifier import Classifier, batches
 from pipeline.datasets.base import Split
 from pipeline.errors import UserError
-from pipeline.files import atomic_write, digest, write_json
-from pipeline.nets import build
+from pipeline.files import atomic_write, write_json
+from pipeline.nets import build, training_key
 from pipeline.progress import Progress
-from pipeline.settings import Architecture, ComputeConfig, TrainConfig, modules
+from pipeline.settings import Architecture, ComputeConfig, TrainConfig
 from pipeline.store import STORE, is_intact, seal
 from pipeline.trainer import make_trainer
 
 logger = logging.getLogger(__name__)
-
-
-def training_key(model: Architecture, card: dict[str, Any], seed: int) -> str:
-    """Hash of everything that determines the weights."""
-    return digest(
-        {
-            "model": [model.kind, asdict(model.config)],
-            "train": asdict(model.train),
-            "data": [card["splits"][name]["sha256"] for name in ("train", "validation")],
-            "seed": seed,
-            "code": provenance.code_hash(["pipeline.training", model.module, *modules(model.train)]),
-            "environment": provenance.environment(),
-        }
-    )
 
 
 def train(

@@ -10,10 +10,13 @@ from pipeline.attacking import AttackRun, write_attack
 from pipeline.cells import make_cell
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split, read_card, read_split
+from pipeline.evaluator import attack
 from pipeline.files import atomic_directory
 from pipeline.folders import DATA, RESULTS
 from pipeline.nets import Target, load_target
-from pipeline.stages.common import is_first_rank, launch, pick, run
+from pipeline.stages import common
+from pipeline.stages.common import is_first_rank, pick
+from pipeline.stages.launcher import launch
 from pipeline.store import locked
 
 
@@ -38,13 +41,13 @@ def attack_all(name: str, targets: list[Target], params: Params, split: Split, c
     """One attack on every seed."""
     runs = []
     for target in targets:
-        attack, judge = params.attacks[name], params.evaluate
-        cell = make_cell(target, attack, judge, dataset=params.dataset.kind, card=card)
-        run = AttackRun(target, attack, judge, cell, split)
-        run.predict(params.compute)
+        entry, judge = params.attacks[name], params.evaluate
+        cell = make_cell(target, entry, judge, dataset=params.dataset.kind, card=card)
+        run = AttackRun(target, entry, judge, cell, split)
+        attack(run, params.compute)
         runs.append(run)
     return runs
 
 
 if __name__ == "__main__":
-    run(main)
+    common.run(main)

@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -16,12 +15,10 @@ from typing import TypeVar
 from pipeline.allocation import keep_freed_memory
 from pipeline.components import nearest
 from pipeline.errors import UserError
-from pipeline.settings import ComputeConfig
 
 T = TypeVar("T")
 
 LOGS = Path("logs")
-LAUNCHED = "ODE_ROBUSTNESS_LAUNCHED"  # set for the processes that a launcher starts
 
 _REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -75,26 +72,6 @@ def _to_file(text: str, *arguments: object, exc_info: BaseException | None = Non
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
-
-
-def launch(compute: ComputeConfig) -> None:
-    """Become the command that starts this stage's processes, if params.yaml names one and it has not started them.
-
-    Raises:
-        UserError: there is no such command.
-    """
-    if compute.launcher is None or LAUNCHED in os.environ:
-        return
-    module = f"pipeline.stages.{Path(sys.argv[0]).stem}"
-    command = [*shlex.split(compute.launcher), sys.executable, "-m", module, *sys.argv[1:]]
-    sys.stdout.flush()
-    try:
-        os.execvpe(command[0], command, os.environ | {LAUNCHED: "1"})
-    except OSError as error:
-        raise UserError(
-            f"params.yaml: compute.launcher: {command[0]!r} does not start ({error.strerror}); name a command such as "
-            "`torchrun --standalone --nproc-per-node 8 --no-python`, or null"
-        ) from error
 
 
 def refusal(error: BaseException) -> str | None:

@@ -11,7 +11,8 @@ from pipeline.config import load_params
 from pipeline.datasets.base import SPLITS, read_card, read_split
 from pipeline.files import atomic_directory, write_json
 from pipeline.folders import CHECKPOINTS, DATA
-from pipeline.stages.common import is_first_rank, launch, pick, run
+from pipeline.stages.common import is_first_rank, pick, run
+from pipeline.stages.launcher import launch
 from pipeline.store import locked
 from pipeline.training import train
 

@@ -19,9 +19,10 @@ from pipeline.config import ParamsError, load_params, parse
 from pipeline.datasets.base import Split
 from pipeline.deform import warp
 from pipeline.errors import UserError
+from pipeline.nets import training_key
 from pipeline.provenance import ROOT
 from pipeline.settings import Architecture, ComputeConfig, TrainConfig, modules
-from pipeline.training import train, training_key
+from pipeline.training import train
 
 DEFORM = {"kind": "deform_pgd", "norm": "deformation", "fold_free": True, "sigma": 0.5, "steps": 3, "step_size": 1.0}
 ADEF = {"kind": "adef", "norm": "deformation", "candidates": 2, "sigma": 0.5, "max_iter": 3, "max_norm": 3.0}

@@ -42,6 +42,7 @@ LEVELS = (
         "catalogue",
         "cells",
         "classifier",
+        "climbing",
         "evaluate",
         "evaluator",
         "probing",
@@ -53,6 +54,7 @@ LEVELS = (
         "refinement",
         "refining",
         "report",
+        "status",
         "tracing",
         "tracking",
     }

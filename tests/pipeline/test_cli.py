@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_explain_works_without_params(
 def test_help_names_the_commands() -> None:
     said = subprocess.run([sys.executable, "-m", "pipeline", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0
-    assert all(f"    {command} " in said.stdout for command in ("check", "list", "explain"))
+    assert all(f"    {command} " in said.stdout for command in ("check", "status", "list", "explain"))
 
 
 def test_check_says_what_it_does_not_know(
@@ -110,11 +111,14 @@ def store_cell(store: Path, key: str, model: str, attack: str, seconds: float) -
 def test_the_estimate_is_what_the_store_measured(tmp_path: Path, shipped: Params) -> None:
     store_cell(tmp_path, "old", "cnn", "pgd", 9.0)
     store_cell(tmp_path, "new", "cnn", "pgd", 0.25)
-    (tmp_path / "rows" / "new" / "000000-0.2-0.parquet").write_bytes(b"half a file")
+    store_cell(tmp_path, "other", "net_of_another_profile", "pgd", 9.0)
+    for name in ("000000-0.2-0", "000000-0.05-0"):
+        (tmp_path / "rows" / "new" / f"{name}.parquet").write_bytes(b"half a file")
+    os.utime(tmp_path / "rows" / "old", (0, 0))
     (tmp_path / "checkpoints").mkdir()
     report = {"model": "cnn", "seconds": 8.0, "history": [{}] * 4}
     (tmp_path / "checkpoints" / "key.json").write_text(json.dumps(report))
-    costs = read_costs(tmp_path)
+    costs = read_costs(shipped, tmp_path)
     assert costs == Costs({"cnn": 2.0}, {("cnn", "pgd"): 0.5})
 
     cnn, pgd = shipped.models["cnn"], shipped.attacks["pgd"]

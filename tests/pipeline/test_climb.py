@@ -15,8 +15,8 @@ import torch
 
 import pipeline.store
 from pipeline import schema
+from pipeline.climbing import Chunks, climb
 from pipeline.evaluate import Examples, Judged
-from pipeline.evaluator import Chunks, climb
 from pipeline.files import atomic_directory, atomic_write, write_json
 from pipeline.provenance import ROOT
 from pipeline.store import LockedError, RowStore, Unit, locked

@@ -12,18 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.attacking import AttackRun
 from pipeline.attacks import pgd
 from pipeline.cells import make_cell
 from pipeline.datasets.base import Split
 from pipeline.errors import UserError
 from pipeline.evaluate import Examples, is_out_of_memory
-from pipeline.evaluator import Chunks, Evaluator
-from pipeline.examples import first_examples
+from pipeline.evaluator import attack
 from pipeline.nets import Target
 from pipeline.parts import Parts
 from pipeline.settings import AttackEntry, Component, ComputeConfig, EvaluateConfig
 from pipeline.store import RowStore
-from pipeline.trainer import make_trainer
 from tests.pipeline.workspaces import same_rows
 
 N = 23
@@ -148,20 +147,12 @@ def attacked(holds: float, folder: Path, **compute: Any) -> list[pd.DataFrame]:
     judge = EvaluateConfig(seed=0, chunk_size=12, n_examples=0, batch_coupled=())
     card = {"splits": {"test": {"sha256": "0"}}}
     cell = make_cell(Target(model, 0, net, "weights"), entry, judge, dataset="set", card=card)
-    store = RowStore("key", store=folder)
+    run = AttackRun(Target(model, 0, net, "weights"), entry, judge, cell, split)
+    run.store = store = RowStore("key", store=folder)
     computing = ComputeConfig(
         accelerator="cpu", devices=1, num_nodes=1, strategy="auto", launcher=None, **{"batch_size": "auto"} | compute
     )
-    evaluator = Evaluator(
-        net,
-        cell,
-        Chunks(first_examples(split, N), judge.chunk_size),
-        epsilons=entry.epsilons,
-        climbs=True,
-        store=store,
-        parts=Parts(computing.batch_size),
-    )
-    make_trainer(computing, inference_mode=False).predict(evaluator, return_predictions=False)
+    attack(run, computing)
     units = [store.load(chunk, epsilon) for chunk in (0, 1) for epsilon in entry.epsilons]
     return [unit.rows for unit in units if unit is not None]
 

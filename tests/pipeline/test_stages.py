@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.provenance import ROOT
 from pipeline.settings import ComputeConfig
-from pipeline.stages import common
+from pipeline.stages import launcher
 
 STAGE = """
 import logging, sys
@@ -76,35 +76,35 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "logs").iterdir()] == ["attack-..-..-etc-x.log"]
 
 
-def compute(launcher: str | None) -> ComputeConfig:
+def compute(command: str | None) -> ComputeConfig:
     return ComputeConfig(
-        accelerator="cpu", devices=1, num_nodes=1, strategy="auto", batch_size="auto", launcher=launcher
+        accelerator="cpu", devices=1, num_nodes=1, strategy="auto", batch_size="auto", launcher=command
     )
 
 
 def test_without_a_launcher_the_stage_goes_on() -> None:
-    common.launch(compute(None))
+    launcher.launch(compute(None))
 
 
 def test_a_process_of_the_launcher_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(common.LAUNCHED, "1")
-    common.launch(compute("no-such-command"))
+    monkeypatch.setenv(launcher.LAUNCHED, "1")
+    launcher.launch(compute("no-such-command"))
 
 
 def test_a_launcher_that_does_not_start_is_one_clear_error() -> None:
     with pytest.raises(UserError, match=r"compute.launcher: 'no-such-command' does not start \(No such file"):
-        common.launch(compute("no-such-command --with arguments"))
+        launcher.launch(compute("no-such-command --with arguments"))
 
 
 def test_the_launcher_gets_the_stage_as_its_command(tmp_path: Path) -> None:
     """Here the launcher is a Python that prints its arguments, in a process that calls itself the stage ``attack``."""
     code = (
-        "import sys; from pipeline.stages import common; from tests.pipeline.test_stages import compute\n"
+        "import sys; from pipeline.stages import launcher; from tests.pipeline.test_stages import compute\n"
         "sys.argv = ['.../attack.py', 'cnn']\n"
-        f"common.launch(compute('''{sys.executable} show.py \"two words\"'''))\n"
+        f"launcher.launch(compute('''{sys.executable} show.py \"two words\"'''))\n"
         "print('not reached')\n"
     )
-    show = f"import json, os, sys; print(json.dumps([sys.argv, os.environ['{common.LAUNCHED}']]))"
+    show = f"import json, os, sys; print(json.dumps([sys.argv, os.environ['{launcher.LAUNCHED}']]))"
     (tmp_path / "show.py").write_text(show, encoding="utf-8")
     output = subprocess.run(
         [sys.executable, "-c", code],
