@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from benchmarks import attacks, field, memory
+from benchmarks import attacks, field, memory, peak, scaling, startup
 
 if __name__ == "__main__":
-    for title, part in (("The vector field", field), ("Memory of a gradient", memory), ("Attacks", attacks)):
+    parts = {
+        "The vector field": field,
+        "Memory of a gradient": memory,
+        "Memory of a cell": peak,
+        "Start-up": startup,
+        "One and two processes": scaling,
+        "Attacks": attacks,
+    }
+    for title, part in parts.items():
         print(f"\n## {title}\n")
         part.main()

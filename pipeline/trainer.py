@@ -24,6 +24,7 @@ def make_trainer(compute: ComputeConfig, **arguments: Any) -> pl.Trainer:
         ".*exists and is not empty.*",
         ".*LeafSpec.*",
         "predict returned None.*",
+        ".*sync_dist=True.*",  # the ranks' sums are added up before they are logged
     ):
         warnings.filterwarnings("ignore", message=harmless)
     return pl.Trainer(
