@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.attacker import attack
 from pipeline.attacking import AttackRun, write_attack
 from pipeline.cells import make_cell
 from pipeline.config import load_params
@@ -44,8 +45,6 @@ def peak(images: int, strengths: int) -> float:
 
 
 def worker(images: int, strengths: int) -> None:
-    from pipeline.evaluator import attack
-
     params = load_params()
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (max(n for n, _ in CELLS), 1, 28, 28), dtype=torch.uint8, generator=generator)

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.cases import HARMLESS
 from benchmarks.timing import Seconds, ratio
+from pipeline.attacker import attack as run_attack
 from pipeline.attacking import AttackRun
 from pipeline.cells import make_cell
 from pipeline.config import Params, load_params
@@ -83,8 +84,6 @@ def worker(task: str, processes: int, path: Path) -> None:
 
 def attack(params: Params, compute: ComputeConfig, folder: Path) -> float:
     """PGD where nothing falls: all steps on all images."""
-    from pipeline.evaluator import attack as evaluate  # Lightning, after the arguments are known to be right
-
     split = _images(IMAGES)
     net = build(params.models[MODEL], in_shape=(1, 28, 28), n_classes=10, seed=0).eval()
     with torch.no_grad():
@@ -96,7 +95,7 @@ def attack(params: Params, compute: ComputeConfig, folder: Path) -> float:
     run = AttackRun(target, entry, judge, cell, split)
     run.store = RowStore("scaling", store=folder)
     started = time.perf_counter()
-    evaluate(run, compute)
+    run_attack(run, compute)
     return time.perf_counter() - started
 
 

@@ -27,7 +27,7 @@ from pipeline.store import STORE, RowStore
 
 
 class AttackRun:
-    """An attack on one trained model: what is to be done, and what has come of it (``pipeline.evaluator`` does it)."""
+    """An attack on one trained model: what is to be done, and what has come of it (``pipeline.attacker`` does it)."""
 
     def __init__(self, target: Target, attack: AttackEntry, judge: EvaluateConfig, cell: Cell, split: Split) -> None:
         component = components.load("attacks", attack.kind)

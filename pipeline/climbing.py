@@ -13,10 +13,11 @@ from pipeline import schema
 from pipeline.evaluate import Examples, Judged
 from pipeline.store import RowStore, Unit
 
+Chunk = tuple[int, Examples]  # its number, and who is in it
 Attack = Callable[[float | None, Examples], Judged]
 
 
-class Chunks(Dataset[tuple[int, Examples]]):
+class Chunks(Dataset[Chunk]):
     """Fixed runs of consecutive examples: the unit of work, whatever the number of ranks."""
 
     def __init__(self, examples: Examples, chunk_size: int) -> None:
@@ -25,7 +26,7 @@ class Chunks(Dataset[tuple[int, Examples]]):
     def __len__(self) -> int:
         return -(-len(self.examples) // self.chunk_size)
 
-    def __getitem__(self, chunk: int) -> tuple[int, Examples]:
+    def __getitem__(self, chunk: int) -> Chunk:
         if not 0 <= chunk < len(self):
             raise IndexError(chunk)
         start = chunk * self.chunk_size

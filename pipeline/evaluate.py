@@ -38,6 +38,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def to(self, device: torch.device) -> Examples:
+        """The same, in a device's memory."""
+        return Examples(self.indices, self.inputs.to(device), self.labels.to(device), self.sha256)
+
     def subset(self, positions: Sequence[int]) -> Examples:
         """The examples at these positions, in this order."""
         chosen = torch.as_tensor(positions, dtype=torch.int64, device=self.inputs.device)

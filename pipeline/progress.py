@@ -16,25 +16,24 @@ class Progress:
 
     Args:
         name: of what is being computed.
-        total: of the work, in any unit.
         clock: seconds that never go back.
     """
 
-    def __init__(self, name: str, total: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.name, self.total, self.clock = name, total, clock
+    def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name, self.clock = name, clock
         self.started = self.said = clock()
 
     def reach(self, done: float) -> None:
-        """So much of the work is done; a line if the last one is ten seconds old."""
+        """This share of the work is done, from 0 to 1; a line if the last one is ten seconds old."""
         now = self.clock()
-        if now - self.said >= SECONDS and 0 < done < self.total:
+        if now - self.said >= SECONDS and 0 < done < 1:
             self.said = now
-            logger.info("%s: %.0f %%, %s", self.name, 100 * done / self.total, self.left(done))
+            logger.info("%s: %.0f %%, %s", self.name, 100 * done, self.left(done))
 
     def left(self, done: float) -> str:
         """The time that is left, if the rest goes as fast as what is done."""
         elapsed = self.clock() - self.started
-        return f"about {duration(elapsed * (self.total - done) / done)} left"
+        return f"about {duration(elapsed * (1 - done) / done)} left"
 
 
 def duration(seconds: float) -> str:

@@ -167,13 +167,11 @@ class Batches(pl.LightningDataModule):
 class History(Callback):
     """Metrics of every epoch, a line each, kept in the checkpoint so that a resumed run knows its past."""
 
-    progress: Progress
-
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.progress = Progress("training", (trainer.max_epochs or 0) - pl_module.current_epoch)
+    def on_train_start(self, _trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.first, self.progress = pl_module.current_epoch, Progress("training")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         names = ("train_loss", "validation_loss", "validation_accuracy")
@@ -182,7 +180,7 @@ class History(Callback):
         if trainer.is_global_zero:
             text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
             epoch, epochs = pl_module.current_epoch + 1, trainer.max_epochs or 0
-            left = self.progress.left(self.progress.total - (epochs - epoch))
+            left = self.progress.left((epoch - self.first) / (epochs - self.first))
             logger.info("epoch %d/%d: %s, %s", epoch, epochs, text, left)
 
     def state_dict(self) -> dict[str, Any]:

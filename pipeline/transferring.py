@@ -124,10 +124,10 @@ def _judged(target: Target, source: Source, cell: Cell, split: Split) -> Iterato
     device = next(target.net.parameters()).device
     clean = first_examples(split, max(source.indices) + 1)
     # An image is there at several strengths and predicted once.
-    clean_logits = torch.cat([predict(target.net, _on(device, part)) for part in _parts(clean)])
+    clean_logits = torch.cat([predict(target.net, part.to(device)) for part in _parts(clean)])
     for start in range(0, len(source.indices), BATCH):
         some = slice(start, start + BATCH)
-        examples = _on(device, clean.subset(source.indices[some]))
+        examples = clean.subset(source.indices[some]).to(device)
         none = torch.zeros_like(examples.labels)
         field = None if source.deformation is None else source.deformation[some].to(device)
         adv_inputs = source.adv_inputs[some].to(device)
@@ -146,7 +146,3 @@ def _judged(target: Target, source: Source, cell: Cell, split: Split) -> Iterato
 def _parts(examples: Examples) -> Iterator[Examples]:
     for start in range(0, len(examples), BATCH):
         yield examples.subset(range(start, min(start + BATCH, len(examples))))
-
-
-def _on(device: torch.device, examples: Examples) -> Examples:
-    return Examples(examples.indices, examples.inputs.to(device), examples.labels.to(device), examples.sha256)

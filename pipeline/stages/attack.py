@@ -6,11 +6,11 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
+from pipeline.attacker import attack
 from pipeline.attacking import AttackRun, write_attack
 from pipeline.cells import make_cell
 from pipeline.config import Params, load_params
 from pipeline.datasets.base import Split, read_card, read_split
-from pipeline.evaluator import attack
 from pipeline.files import atomic_directory
 from pipeline.folders import DATA, RESULTS
 from pipeline.nets import Target, load_target

@@ -38,6 +38,7 @@ LEVELS = (
     {"masking"},
     {"verdict"},
     {
+        "attacker",
         "attacking",
         "catalogue",
         "cells",

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.attacker import attack
 from pipeline.attacking import AttackRun
 from pipeline.attacks import pgd
 from pipeline.cells import make_cell
 from pipeline.datasets.base import Split
 from pipeline.errors import UserError
 from pipeline.evaluate import Examples, is_out_of_memory
-from pipeline.evaluator import attack
 from pipeline.nets import Target
 from pipeline.parts import Parts
 from pipeline.settings import AttackEntry, Component, ComputeConfig, EvaluateConfig

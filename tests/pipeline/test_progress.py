@@ -11,11 +11,11 @@ from pipeline.progress import Progress, duration
 
 def test_lines_come_at_ten_seconds_and_tell_the_rest(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    progress = Progress("net · pgd", 10, clock=lambda: now)
+    progress = Progress("net · pgd", clock=lambda: now)
     with caplog.at_level(logging.INFO):
         for second in range(1, 41):
             now = float(second)
-            progress.reach(second / 4)
+            progress.reach(second / 40)
     assert [record.message for record in caplog.records] == [
         "net · pgd: 25 %, about 30.0 s left",
         "net · pgd: 50 %, about 20.0 s left",
