@@ -7,12 +7,14 @@ and the run after it in the rows, weights and curves of a run that nobody distur
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +27,7 @@ Fault = Callable[[], Difference]
 
 def main() -> None:
     arguments = _arguments()
+    os.environ["OMP_NUM_THREADS"] = "1"  # side by side, more threads would only wait for each other
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         started = time.monotonic()
@@ -35,7 +38,8 @@ def main() -> None:
         faults = killing(laboratory, arguments.kills, rng)
         if not arguments.kills_only:
             faults |= others(laboratory, rng)
-        sys.exit(try_all({name: fault for name, fault in faults.items() if arguments.only in name}))
+        chosen = {name: fault for name, fault in faults.items() if arguments.only in name}
+        sys.exit(try_all(chosen, at_once=arguments.at_once))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -45,6 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("kills", type=int, nargs="?", default=20, help="how many kills at random moments")
     parser.add_argument("--kills-only", action="store_true", help="no other faults")
     parser.add_argument("--only", default="", help="faults with this word in their names")
+    parser.add_argument("--at-once", type=int, default=os.cpu_count(), help="so many faults side by side")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     return parser.parse_args()
 
@@ -64,9 +69,9 @@ def others(laboratory: Laboratory, rng: random.Random) -> dict[str, Fault]:
         "truncated checkpoints": lambda: disks.truncated_checkpoints(laboratory),
         "truncated dvc.lock": lambda: disks.truncated_dvc_lock(laboratory),
         "deleted caches": lambda: disks.deleted_caches(laboratory),
-        "MLflow down at the start": lambda: company.server_down(laboratory, 0, rng),
-        "MLflow down in the middle": lambda: company.server_down(laboratory, 0.5, rng),
-        "MLflow down at the end": lambda: company.server_down(laboratory, 1, rng),
+        "MLflow down at the start": lambda: company.server_down(laboratory, 0),
+        "MLflow down in the middle": lambda: company.server_down(laboratory, 0.5),
+        "MLflow down at the end": lambda: company.server_down(laboratory, 1),
         "two runs at once": lambda: company.two_at_once(laboratory, train),
         "a dead worker in training": lambda: company.dead_worker(
             laboratory, train, "pipeline.stages.train", "resnet", rng.uniform(0, 5)
@@ -88,21 +93,28 @@ def others(laboratory: Laboratory, rng: random.Random) -> dict[str, Fault]:
     return found
 
 
-def try_all(faults: dict[str, Fault]) -> int:
-    """Try each, a line each, and the sums; returns the exit status."""
+def try_all(faults: dict[str, Fault], *, at_once: int) -> int:
+    """Try each, a line each as they end, and the sums; returns the exit status."""
     recovered = lost = 0
-    for name, fault in faults.items():
-        started = time.monotonic()
-        try:
-            difference = fault()
-            words = "as undisturbed" if not difference else f"NOT AS UNDISTURBED: {difference}"
-            lost += difference.rows_lost
-            recovered += not difference
-        except FaultError as error:
-            words = f"FAILED: {error}"
-        print(f"{name}: {words} ({time.monotonic() - started:.0f} s)", flush=True)
+    with ThreadPoolExecutor(at_once) as pool:
+        tried = [pool.submit(attempt, name, fault) for name, fault in faults.items()]
+        for name, difference, words in (future.result() for future in as_completed(tried)):
+            print(f"{name}: {words}", flush=True)
+            recovered += difference is not None and not difference
+            lost += 0 if difference is None else difference.rows_lost
     print(f"faults tried: {len(faults)}, recovered: {recovered}, rows lost: {lost}", flush=True)
     return int(recovered < len(faults))
+
+
+def attempt(name: str, fault: Fault) -> tuple[str, Difference | None, str]:
+    """The fault's name, what it left different (None: it ended neither well nor clearly), and that in words."""
+    started = time.monotonic()
+    try:
+        difference = fault()
+    except FaultError as error:
+        return name, None, f"FAILED: {error} ({time.monotonic() - started:.0f} s)"
+    words = f"NOT AS UNDISTURBED: {difference}" if difference else "as undisturbed"
+    return name, difference, f"{words} ({time.monotonic() - started:.0f} s)"
 
 
 if __name__ == "__main__":

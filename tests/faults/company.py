@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
+import socket
 import sqlite3
 import time
 from contextlib import closing
 
-from pipeline.stages.ui import port, server
+from pipeline.stages.ui import server
 from tests.faults.laboratory import FaultError, Laboratory, must_be_clear
 from tests.faults.outcome import Difference
 from tests.pipeline.workspaces import stages, wait_for_end
@@ -17,18 +17,16 @@ from tests.pipeline.workspaces import stages, wait_for_end
 PUBLISH = ("python", "-m", "pipeline.stages.publish")
 
 
-def server_down(laboratory: Laboratory, share: float, rng: random.Random) -> Difference:
+def server_down(laboratory: Laboratory, share: float) -> Difference:
     """MLflow's server goes when this share of the runs is there; publishing again completes it."""
     with laboratory.trial("publish") as workspace:
         database = workspace.folder / "mlflow.db"
         uri = f"sqlite:///{database}"
         wanted = share * laboratory.undisturbed.runs.total()
-        number = rng.randrange(20_000, 30_000)
-        os.environ["MLFLOW_PORT"] = str(number)
-        address = f"http://127.0.0.1:{port()}"
-        workspace.environment["MLFLOW_TRACKING_URI"] = address
+        number = _free_port()
+        workspace.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{number}"
         if share:
-            with server(uri, int(address.rpartition(":")[2])) as (_, mlflow):
+            with server(uri, number) as (_, mlflow):
                 process = workspace.start()
                 while process.poll() is None and _runs(database) < wanted:
                     time.sleep(0.05)
@@ -40,11 +38,18 @@ def server_down(laboratory: Laboratory, share: float, rng: random.Random) -> Dif
         must_be_clear(process.returncode, output)
         if process.returncode == 0 and "nothing lost" not in output and share < 1:
             raise FaultError(f"nobody said that the server is gone:\n{output}")
-        with server(uri, int(address.rpartition(":")[2])):
+        with server(uri, number):
             status, output = workspace.run(*PUBLISH)
             if status:
                 raise FaultError(f"publishing again failed:\n{output}")
             return laboratory.complete(workspace)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        number: int = listener.getsockname()[1]
+    return number
 
 
 def _runs(database: os.PathLike[str]) -> int:

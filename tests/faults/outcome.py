@@ -102,6 +102,6 @@ def compare(disturbed: Outcome, undisturbed: Outcome) -> Difference:
 
 
 def is_clear(status: int, output: str) -> bool:
-    """Success, or an error in words: a line that says so, and no traceback."""
-    says = any(line.lower().startswith("error") for line in output.splitlines())
+    """Success, or an error in words: a line that says so, and no traceback. DVC has words of its own for its files."""
+    says = any(line.lower().startswith("error") or line.endswith(" is invalid.") for line in output.splitlines())
     return "Traceback" not in output and (status == 0 or says)

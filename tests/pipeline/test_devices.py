@@ -81,6 +81,14 @@ def test_two_processes_attack_each_example_once_with_the_rows_of_one(trained: Wo
     assert_equal_rows(two, trained)
 
 
+def test_a_launcher_named_in_params_starts_the_processes(trained: Workspace, tmp_path: Path) -> None:
+    two = fresh(trained, tmp_path / "two")
+    spread(two, devices=2, launcher="torchrun --standalone --nproc-per-node 2 --no-python")
+    finish(two, ATTACK)
+    assert_equal_rows(two, trained)
+    assert (two.folder / f"logs/attack-{MODEL}-rank1.log").is_file(), "the second process"
+
+
 def test_a_process_without_work_writes_nothing_and_ends(trained: Workspace, tmp_path: Path) -> None:
     """All images in one chunk, so that the second process has none."""
     one, two = (fresh(trained, tmp_path / name) for name in ("one", "two"))
