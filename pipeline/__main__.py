@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError
@@ -35,6 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help=about, description=about)
     explain.add_argument("name", help="a kind that `list` shows, or a key of params.yaml: explain adef")
     explain.set_defaults(command=_explain)
+    about = "this run's curves and time against the last run's: exit status 1 if they moved"
+    compare = commands.add_parser("compare", help=about, description=about)
+    compare.add_argument("last", type=Path, help="folder of a run, with reports/ and, if it was timed, timing.json")
+    compare.add_argument("this", type=Path, help="another")
+    compare.set_defaults(command=_compare)
     return parser
 
 
@@ -66,6 +72,18 @@ def _explain(arguments: argparse.Namespace) -> str:
     from pipeline.catalogue import explain
 
     return explain(arguments.name, _params())
+
+
+def _compare(arguments: argparse.Namespace) -> str:
+    from pipeline.regression import compare, read_run, text
+
+    if not arguments.last.is_dir():
+        return f"## Against the last run\n\nNothing to compare with: {arguments.last} is not there. A first run?"
+    comparison = compare(read_run(arguments.last), read_run(arguments.this))
+    if comparison.failed:
+        print(text(comparison))
+        sys.exit(1)
+    return text(comparison)
 
 
 def _params() -> Params | None:

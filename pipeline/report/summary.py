@@ -1,13 +1,15 @@
-"""The report for machines and for a console: curves.csv, metrics.json, summary.md."""
+"""The report for machines and for a console: curves.csv, configurations.json, metrics.json, summary.md."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
 from pipeline import statistics
+from pipeline.files import digest
 from pipeline.report import alarms, published, refinement, tables, theory, trajectories, transfer, verdicts
 from pipeline.report.cautions import cautions
 from pipeline.report.curves import THREAT_WORDS
@@ -45,6 +47,26 @@ def curves(benchmark: Benchmark) -> pd.DataFrame:
             curve.insert(position, column, value)
         parts.append(curve)
     return pd.concat(parts, ignore_index=True)
+
+
+def configurations(benchmark: Benchmark) -> dict[str, dict[str, str]]:
+    """Model to attack, as curves.csv names them, to the hash of what params.yaml says about that curve.
+
+    Code is left out: two runs are compared to see what a change of code did to an unchanged configuration.
+    """
+    params = benchmark.params
+    common = [asdict(params.dataset), params.seeds, asdict(params.evaluate)]
+    found = {}
+    for model, results in benchmark.results.items():
+        net = [*common, asdict(params.attacked[model]), asdict(params.trained(model))]
+        single = {name: digest([*net, asdict(result.attack)]) for name, result in results.items()}
+        worst = {
+            f"worst_case_{threat}": digest([asdict(params.transfer), single, threat])
+            for threat, by_model in benchmark.evidence.items()
+            if model in by_model
+        }
+        found[model] = worst | single
+    return found
 
 
 def metrics(benchmark: Benchmark) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pipeline.report.inputs import Benchmark, read_benchmark
 from pipeline.report.latex import latex
 from pipeline.report.page import page
 from pipeline.report.pictures import draw
-from pipeline.report.summary import curves, metrics, summary
+from pipeline.report.summary import configurations, curves, metrics, summary
 from pipeline.stages.common import run
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ def write_report(benchmark: Benchmark, folder: Path) -> None:
         picture.write(folder / "figures")
     curves(benchmark).to_csv(folder / "curves.csv", index=False)
     write_text(folder / "curves.tex", latex(benchmark))
+    write_json(folder / "configurations.json", configurations(benchmark))
     write_json(folder / "metrics.json", metrics(benchmark))
     write_text(folder / "summary.md", summary(benchmark))
     write_text(folder / "index.html", page(benchmark, pictures))

@@ -54,6 +54,7 @@ LEVELS = (
         "records",
         "refinement",
         "refining",
+        "regression",
         "report",
         "status",
         "tracing",

@@ -1,0 +1,51 @@
+"""``python -m benchmarks.timed FILE -- COMMAND``: run the command and write down how long it took.
+
+The file also has the seconds of a reference loop, timed before and after the command: on a slower machine both take
+longer, and their ratio stays. ``python -m pipeline compare`` compares the ratios of two runs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.files import write_json
+
+ROUNDS, PASSES = 5, 60
+
+
+def main() -> None:
+    if len(sys.argv) < 4 or sys.argv[2] != "--":
+        sys.exit("usage: python -m benchmarks.timed FILE -- COMMAND")
+    path, command = Path(sys.argv[1]), sys.argv[3:]
+    before = reference()
+    started = time.perf_counter()
+    status = subprocess.run(command, check=False).returncode
+    seconds = time.perf_counter() - started
+    if status:
+        sys.exit(status)
+    write_json(path, {"seconds": seconds, "reference": statistics.median(before + reference())})
+
+
+def reference() -> list[float]:
+    """Seconds of each round of what the benchmark does most: convolutions, forward and back to the images."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(64, 32, 14, 14, generator=generator, requires_grad=True)
+    weights = torch.rand(32, 32, 3, 3, generator=generator)
+    found = []
+    for _ in range(ROUNDS + 1):
+        started = time.perf_counter()
+        for _ in range(PASSES):
+            torch.autograd.grad(F.conv2d(images, weights, padding=1).relu().sum(), images)
+        found.append(time.perf_counter() - started)
+    return found[1:]  # the first is warming up
+
+
+if __name__ == "__main__":
+    main()
