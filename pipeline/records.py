@@ -15,6 +15,8 @@ import pandas as pd
 
 from pipeline import statistics
 from pipeline.config import Params
+from pipeline.folders import CHECKPOINTS, REPORTS
+from pipeline.registry import Model
 from pipeline.report.inputs import Benchmark, Result
 from pipeline.report.style import line_style
 from pipeline.settings import Component
@@ -31,12 +33,16 @@ is the metric `epsilon`; a reload forgets the view, so choose it again. One run 
 - `tags.level = 'training'`: architecture × seed, by epoch
 - `tags.level = 'report'`: the report and its figures
 
+Runs of one params.yaml share `tags.benchmark`. Under Models there is a version for each architecture, with its weights
+and what they withstood in the worst case of each threat.
+
 `tags.current = 'true'` is what `params.yaml` says today; older results keep their runs with `current = 'false'`.
 """
 
 
-def records(benchmark: Benchmark, reports: Path) -> Iterator[Record]:
-    """All records of a benchmark; ``reports`` is the report's folder, which may be missing."""
+def records(benchmark: Benchmark, root: Path = Path()) -> Iterator[Record]:
+    """All records of a benchmark whose files are under ``root``; the report may be missing."""
+    reports = root / REPORTS
     for model in benchmark.params.attacked:
         aggregates = []
         if model in benchmark.training:
@@ -47,7 +53,7 @@ def records(benchmark: Benchmark, reports: Path) -> Iterator[Record]:
                 yield _cell(benchmark, result, seed)
             aggregates.append(_aggregate(benchmark, result, reports))
         yield from aggregates
-        yield _architecture(benchmark, model, aggregates)
+        yield _architecture(benchmark, model, aggregates, root)
     if (reports / "index.html").is_file():
         yield _report(benchmark, reports)
 
@@ -136,7 +142,7 @@ def _aggregate(benchmark: Benchmark, result: Result, reports: Path) -> Record:
     )
 
 
-def _architecture(benchmark: Benchmark, model: str, aggregates: list[Record]) -> Record:
+def _architecture(benchmark: Benchmark, model: str, aggregates: list[Record], root: Path) -> Record:
     return Record(
         name=model,
         note=f"**{model}** under every attack: the metrics of its aggregates, named `<attack>/…`.",
@@ -147,6 +153,29 @@ def _architecture(benchmark: Benchmark, model: str, aggregates: list[Record]) ->
             for aggregate in aggregates
             for metric in aggregate.metrics
         ],
+        model=_model(benchmark, model, root / CHECKPOINTS / benchmark.params.trained(model).name),
+    )
+
+
+def _model(benchmark: Benchmark, model: str, checkpoints: Path) -> Model:
+    """The version with the weights of all seeds and what they withstood in the worst case of each threat."""
+    accuracies = [training["accuracy"]["test"] for training in benchmark.training.get(model, [])]
+    numbers = {"test_accuracy": sum(accuracies) / len(accuracies)} if accuracies else {}
+    for threat, by_model in benchmark.evidence.items():
+        if model in by_model:
+            worst = by_model[model].worst
+            numbers[f"worst_case_{threat}/area_under_curve"] = statistics.area(worst).value
+            curve = statistics.curve(worst)
+            for epsilon, accuracy in zip(curve["epsilon"], curve["robust_accuracy"], strict=True):
+                numbers[f"worst_case_{threat}/accuracy_at_{epsilon:g}"] = float(accuracy)
+    seeds = benchmark.params.seeds
+    weights = [checkpoints / f"seed-{seed}.safetensors" for seed in seeds]
+    return Model(
+        name=model,
+        note=f"**{model}**, the weights of seeds {', '.join(map(str, seeds))}.\n\n"
+        + "\n".join(f"- {name}: {value:.3f}" for name, value in numbers.items()),
+        metrics={name: float(value) for name, value in numbers.items() if math.isfinite(value)},
+        weights=[path for path in weights if path.is_file()],
     )
 
 

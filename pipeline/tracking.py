@@ -1,4 +1,4 @@
-"""MLflow: the only module that imports it, and late, because the import takes seconds.
+"""MLflow: imported here and in ``registry`` alone, and late, because the import takes seconds.
 
 What a run shall hold is a ``Record``; ``publish`` makes the store hold exactly the given records as its current runs.
 A record that is there already is left alone, so that publishing twice adds nothing twice, and one that was only
@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from pipeline import registry
 from pipeline.errors import UserError
 from pipeline.files import digest, sha256
+from pipeline.registry import Model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,6 +71,7 @@ class Record:
         params: configuration, flat.
         metrics: curves and summaries; all finite.
         artifacts: folder of the run ("" for the top) to files.
+        model: registered with the run as a version.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Record:
     params: Mapping[str, str]
     metrics: Sequence[Metric]
     artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    model: Model | None = None
 
     @property
     def hash(self) -> str:
@@ -84,9 +88,8 @@ class Record:
         files = {
             folder: [(path.name, sha256(path)) for path in paths] for folder, paths in sorted(self.artifacts.items())
         }
-        return digest(
-            [self.name, self.note, dict(self.tags), dict(self.params), [asdict(m) for m in self.metrics], files]
-        )
+        values = [self.name, self.note, dict(self.tags), dict(self.params), [asdict(m) for m in self.metrics], files]
+        return digest(values if self.model is None else [*values, self.model.content])
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,12 @@ class Experiment:
     uri: str
     client: MlflowClient
     id: str
+    name: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the registry knows it by."""
+        return self.id, self.name
 
 
 def tracking_uri() -> str:
@@ -172,10 +181,11 @@ def connect(uri: str) -> Experiment:
         found = client.get_experiment_by_name(experiment_name())
         if found is None:
             location = None if is_server(uri) else ARTIFACTS.resolve().as_uri()
-            return Experiment(uri, client, client.create_experiment(experiment_name(), artifact_location=location))
+            made = client.create_experiment(experiment_name(), artifact_location=location)
+            return Experiment(uri, client, made, experiment_name())
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
-        return Experiment(uri, client, found.experiment_id)
+        return Experiment(uri, client, found.experiment_id, found.name)
 
 
 @contextmanager
@@ -212,10 +222,11 @@ def _skip_fsync() -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
 
-def publish(experiment: Experiment, records: Iterable[Record], *, origin: Mapping[str, str]) -> Outcome:
+def publish(experiment: Experiment, records: Iterable[Record], *, benchmark: str, origin: Mapping[str, str]) -> Outcome:
     """Make the records the current runs (tag ``current``) of the experiment.
 
     Args:
+        benchmark: tag that groups them; runs that are there already join the group.
         origin: tags for the runs added now that say where they come from and make no record another one.
 
     Raises:
@@ -227,8 +238,12 @@ def publish(experiment: Experiment, records: Iterable[Record], *, origin: Mappin
         stored = _stored(experiment)
         missing = [hash_ for hash_ in wanted if hash_ not in stored]
         for hash_ in missing:
-            _add(experiment, wanted[hash_], hash_, origin)
-        retired = _update_current(experiment, stored, wanted.keys())
+            _add(experiment, wanted[hash_], hash_, {"benchmark": benchmark, **origin})
+        retired = _update_current(experiment, stored, wanted.keys(), benchmark)
+        current = experiment.client.search_runs(
+            [experiment.id], "tags.current = 'true' and tags.level = 'architecture'"
+        )
+        registry.mark(experiment.client, experiment.key, {run.info.run_id for run in current})
     return Outcome(len(missing), len(wanted) - len(missing), retired)
 
 
@@ -239,11 +254,12 @@ def _stored(experiment: Experiment) -> dict[str, list[Run]]:
         if run.data.tags.get("complete") == "true":
             stored.setdefault(run.data.tags["results_hash"], []).append(run)
         elif "results_hash" in run.data.tags:  # or it is a user's own
+            registry.forget(experiment.client, experiment.key, run.info.run_id)
             experiment.client.delete_run(run.info.run_id)
     return stored
 
 
-def _update_current(experiment: Experiment, stored: Mapping[str, list[Run]], wanted: Set[str]) -> int:
+def _update_current(experiment: Experiment, stored: Mapping[str, list[Run]], wanted: Set[str], benchmark: str) -> int:
     """Of the runs stored before, one of each wanted hash is current; returns how many ceased to be."""
     retired = 0
     for hash_, runs in stored.items():
@@ -252,6 +268,8 @@ def _update_current(experiment: Experiment, stored: Mapping[str, list[Run]], wan
             if (run.data.tags.get("current") == "true") != current:
                 experiment.client.set_tag(run.info.run_id, "current", str(current).lower())
                 retired += not current
+            if current and run.data.tags.get("benchmark") != benchmark:
+                experiment.client.set_tag(run.info.run_id, "benchmark", benchmark)
     return retired
 
 
@@ -280,6 +298,8 @@ def _add(experiment: Experiment, record: Record, hash_: str, origin: Mapping[str
     for folder, paths in record.artifacts.items():
         for path in paths:
             client.log_artifact(run_id, str(path), folder or None)
+    if record.model is not None:
+        registry.register(client, experiment.key, record.model, run_id, {**record.tags, **origin})
     client.set_terminated(run_id)
     client.log_batch(run_id, tags=[entities.RunTag("current", "true"), entities.RunTag("complete", "true")])
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import subprocess
+from dataclasses import asdict
 
-from pipeline.config import load_params
-from pipeline.folders import REPORTS
+from pipeline.config import Params, load_params
+from pipeline.files import digest
 from pipeline.provenance import ROOT
 from pipeline.records import DESCRIPTION, records, views
 from pipeline.report.inputs import read_benchmark
@@ -23,12 +24,18 @@ def main() -> None:
         with locked("publish"):
             experiment = connect(uri)
             benchmark = read_benchmark(params)
-            outcome = publish(experiment, records(benchmark, REPORTS), origin=origin())
+            outcome = publish(experiment, records(benchmark), benchmark=group(params), origin=origin())
             describe(experiment, DESCRIPTION, views(params))
     except UnreachableError as error:
         logger.warning("%s: nothing lost, run `make publish` later", error)
     else:
         logger.info("MLflow at %s: %s", uri, outcome)
+
+
+def group(params: Params) -> str:
+    """A name for what these parameters compute, wherever they do."""
+    what = {name: value for name, value in asdict(params).items() if name != "compute"}
+    return f"{params.dataset.kind} {len(params.attacked)}x{len(params.seeds)}x{len(params.attacks)} {digest(what)[:6]}"
 
 
 def origin() -> dict[str, str]:

@@ -54,6 +54,7 @@ LEVELS = (
         "records",
         "refinement",
         "refining",
+        "registry",
         "regression",
         "report",
         "status",
@@ -143,9 +144,9 @@ def test_an_attack_knows_no_framework(kind: str) -> None:
     assert known <= {"torch"}
 
 
-def test_only_tracking_imports_mlflow() -> None:
+def test_only_tracking_and_its_registry_import_mlflow() -> None:
     importers = {name for name, path in MODULES.items() if "mlflow" in third_party(path)}
-    assert {".".join(name.split(".")[:2]) for name in importers} <= {"pipeline.tracking"}
+    assert {".".join(name.split(".")[:2]) for name in importers} <= {"pipeline.registry", "pipeline.tracking"}
 
 
 def test_nothing_depends_on_tests_or_benchmarks() -> None:

@@ -532,7 +532,7 @@ def test_a_variant_is_attacked_and_not_trained(tmp_path: Path) -> None:
     assert row[0] == "coarse (of neural_ode)"
     assert row[1:6] == ("–",) * 5
     assert "1 architecture and 1 variant × 1 seed × 1 attack" in summary(benchmark)
-    told = list(records(benchmark, tmp_path / REPORTS))
+    told = list(records(benchmark, tmp_path))
     stages = {r.tags["dvc_stage"] for r in told if r.tags.get("model") == "coarse"}
     assert stages == {"attack_variant@coarse"}
     levels = [(r.tags["level"], r.tags.get("model")) for r in told]

@@ -90,7 +90,7 @@ def record(name: str, value: float = 0.5, artifacts: dict[str, list[Path]] | Non
 
 
 def publish(experiment: Experiment, *wanted: Record) -> Outcome:
-    return tracking.publish(experiment, wanted, origin={"commit": "abc"})
+    return tracking.publish(experiment, wanted, benchmark="set 1x1x1", origin={"commit": "abc"})
 
 
 def active_runs(experiment: Experiment) -> list[Any]:
@@ -268,7 +268,7 @@ def levels(found: list[Record]) -> Counter[str]:
 
 
 def test_there_is_a_record_of_everything(benchmark: Benchmark, benchmark_root: Path) -> None:
-    found = list(records(benchmark, benchmark_root / "reports"))
+    found = list(records(benchmark, benchmark_root))
     assert levels(found) == {"training": 6, "cell": 12, "aggregate": 4, "architecture": 2, "report": 1}
     assert len({entry.name for entry in found}) == len(found)
     assert len({entry.hash for entry in found}) == len(found)
@@ -302,7 +302,7 @@ def curve(entry: Record, key: str) -> list[float]:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_curves_are_those_of_the_statistics(benchmark: Benchmark, benchmark_root: Path, attack: str) -> None:
-    by_name = {entry.name: entry for entry in records(benchmark, benchmark_root / "reports")}
+    by_name = {entry.name: entry for entry in records(benchmark, benchmark_root)}
     result = benchmark.results["cnn"][attack]
     expected = statistics.curve(result.outcomes)
     aggregate = by_name[f"cnn · {attack}"]
@@ -325,7 +325,7 @@ def test_curves_are_those_of_the_statistics(benchmark: Benchmark, benchmark_root
 
 
 def test_trainings_are_drawn_by_epoch(benchmark: Benchmark, benchmark_root: Path) -> None:
-    by_name = {entry.name: entry for entry in records(benchmark, benchmark_root / "reports")}
+    by_name = {entry.name: entry for entry in records(benchmark, benchmark_root)}
     training = by_name["cnn · training · seed 1"]
     history = benchmark.training["cnn"][1]["history"]
     assert curve(training, "validation_accuracy") == [epoch["validation_accuracy"] for epoch in history]
@@ -335,8 +335,7 @@ def test_trainings_are_drawn_by_epoch(benchmark: Benchmark, benchmark_root: Path
 def test_views_ask_for_what_the_records_hold(benchmark: Benchmark, benchmark_root: Path) -> None:
     """A misspelt key would show as an empty chart."""
     held = {
-        entry.tags["level"]: {metric.key for metric in entry.metrics}
-        for entry in records(benchmark, benchmark_root / "reports")
+        entry.tags["level"]: {metric.key for metric in entry.metrics} for entry in records(benchmark, benchmark_root)
     }
     found = views(benchmark.params)
     assert [entry.key for entry in found] == ["overview", "attack-fgsm", "attack-adef", "training"]
@@ -353,7 +352,7 @@ def test_values_that_are_not_finite_are_left_out(benchmark: Benchmark, benchmark
     rows = result.rows.assign(success=False)
     robust = replace(result, rows=rows, outcomes=statistics.outcomes(rows, result.attack.epsilons))
     untouched = replace(benchmark, results={**benchmark.results, "cnn": {"fgsm": robust}})
-    by_name = {entry.name: entry for entry in records(untouched, benchmark_root / "reports")}
+    by_name = {entry.name: entry for entry in records(untouched, benchmark_root)}
     keys = {metric.key for metric in by_name["cnn · fgsm"].metrics}
     assert "median_minimal_size" not in keys
     assert "area_under_curve" in keys
@@ -465,7 +464,7 @@ def test_an_empty_store_has_no_pages(experiment: Experiment) -> None:
         ui.show(experiment, "http://127.0.0.1:5000")
 
 
-def test_only_tracking_imports_mlflow_and_only_when_needed() -> None:
+def test_only_tracking_and_its_registry_import_mlflow_and_only_when_needed() -> None:
     importers = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "pipeline").rglob("*.py")
@@ -473,7 +472,7 @@ def test_only_tracking_imports_mlflow_and_only_when_needed() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         and any(name.partition(".")[0] == "mlflow" for name in imported(node))
     }
-    assert importers == {"pipeline/tracking.py"}
+    assert importers == {"pipeline/registry.py", "pipeline/tracking.py"}
     program = "import sys, pipeline.tracking; sys.exit('mlflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
