@@ -76,6 +76,7 @@ def worker(task: str, processes: int, path: Path) -> None:
         strategy="ddp" if processes > 1 else "auto",
         batch_size="auto",
         launcher=None,
+        live=False,
     )
     seconds = attack(params, compute, path.parent) if task == "attack" else training(params, compute, path.parent)
     if os.environ["RANK"] == "0":

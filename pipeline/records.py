@@ -108,6 +108,7 @@ def _training(benchmark: Benchmark, model: str, seed: int, training: Mapping[str
         tags=_tags(benchmark, "training", model, dvc_stage=f"train@{model}", seed=str(seed)),
         params=flat({"model": _config(params.models[model]), "train": asdict(params.models[model].train)}),
         metrics=history + _summaries(accuracies | costs),
+        live=training["key"],
     )
 
 

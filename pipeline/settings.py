@@ -162,6 +162,7 @@ class ComputeConfig:
         batch_size: images of a chunk attacked at once; ``auto`` begins with all and halves when memory runs out.
         launcher: the command that starts a stage's processes, such as ``torchrun --standalone --nproc-per-node 8
             --no-python`` or ``srun``; null if Lightning starts them.
+        live: whether MLflow shows trainings while they go on.
     """
 
     accelerator: str
@@ -170,3 +171,4 @@ class ComputeConfig:
     strategy: str
     batch_size: PositiveInt | Literal["auto"]
     launcher: str | None
+    live: bool

@@ -16,11 +16,13 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
+
+from filelock import FileLock
 
 from pipeline import registry
 from pipeline.errors import UserError
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 STORE = "sqlite:///mlflow.db"
 ARTIFACTS = Path("mlartifacts")
+
+LIVE = "live_training"  # tag with the key of a training that tells of itself while it goes on (``pipeline.live``)
 
 _METRICS_PER_CALL = 1000  # MLflow's limit
 _VIEW_TAG = "mlflow.sharedViewState."  # where MLflow's pages look for saved views
@@ -72,6 +76,7 @@ class Record:
         metrics: curves and summaries; all finite.
         artifacts: folder of the run ("" for the top) to files.
         model: registered with the run as a version.
+        live: key of the training whose live run becomes this one.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Record:
     metrics: Sequence[Metric]
     artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     model: Model | None = None
+    live: str | None = None
 
     @property
     def hash(self) -> str:
@@ -174,18 +180,21 @@ def connect(uri: str) -> Experiment:
         os.environ.setdefault(name, value)
     if uri == STORE:
         _skip_fsync()
-    with _explained(uri):
-        from mlflow import MlflowClient
+    with _explained(uri), FileLock("mlflow.db.lock") if uri == STORE else nullcontext():  # making its tables is no race
+        return _open(uri)
 
-        client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment_name())
-        if found is None:
-            location = None if is_server(uri) else ARTIFACTS.resolve().as_uri()
-            made = client.create_experiment(experiment_name(), artifact_location=location)
-            return Experiment(uri, client, made, experiment_name())
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return Experiment(uri, client, found.experiment_id, found.name)
+
+def _open(uri: str) -> Experiment:
+    from mlflow import MlflowClient
+
+    client, name = MlflowClient(tracking_uri=uri), experiment_name()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = None if is_server(uri) else ARTIFACTS.resolve().as_uri()
+        return Experiment(uri, client, client.create_experiment(name, artifact_location=location), name)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return Experiment(uri, client, found.experiment_id, name)
 
 
 @contextmanager
@@ -240,6 +249,7 @@ def publish(experiment: Experiment, records: Iterable[Record], *, benchmark: str
         for hash_ in missing:
             _add(experiment, wanted[hash_], hash_, {"benchmark": benchmark, **origin})
         retired = _update_current(experiment, stored, wanted.keys(), benchmark)
+        _end_live(experiment)
         current = experiment.client.search_runs(
             [experiment.id], "tags.current = 'true' and tags.level = 'architecture'"
         )
@@ -289,9 +299,20 @@ def _add(experiment: Experiment, record: Record, hash_: str, origin: Mapping[str
 
     client, now = experiment.client, int(time.time() * 1000)
     tags = {**record.tags, **origin, "mlflow.note.content": record.note, "results_hash": hash_}
-    run_id = client.create_run(experiment.id, tags=tags, run_name=record.name).info.run_id
+    run_id = _live_run(experiment, record)
+    told: set[tuple[str, int]] = set()
+    if run_id is None:
+        run_id = client.create_run(experiment.id, tags=tags, run_name=record.name).info.run_id
+    else:
+        keys = {metric.key for metric in record.metrics}
+        told = {(metric.key, metric.step) for key in keys for metric in client.get_metric_history(run_id, key)}
+        client.log_batch(run_id, tags=[entities.RunTag(key, value) for key, value in tags.items()])
     params = [entities.Param(key, value) for key, value in record.params.items()]
-    metrics = [entities.Metric(metric.key, metric.value, now, metric.step) for metric in record.metrics]
+    metrics = [
+        entities.Metric(metric.key, metric.value, now, metric.step)
+        for metric in record.metrics
+        if (metric.key, metric.step) not in told
+    ]
     client.log_batch(run_id, metrics[:_METRICS_PER_CALL], params)
     for start in range(_METRICS_PER_CALL, len(metrics), _METRICS_PER_CALL):
         client.log_batch(run_id, metrics[start : start + _METRICS_PER_CALL])
@@ -302,6 +323,23 @@ def _add(experiment: Experiment, record: Record, hash_: str, origin: Mapping[str
         registry.register(client, experiment.key, record.model, run_id, {**record.tags, **origin})
     client.set_terminated(run_id)
     client.log_batch(run_id, tags=[entities.RunTag("current", "true"), entities.RunTag("complete", "true")])
+
+
+def _live_run(experiment: Experiment, record: Record) -> str | None:
+    """The run that the record's training told of itself, if it is no record's yet."""
+    if record.live is None:
+        return None
+    found = experiment.client.search_runs([experiment.id], f"tags.{LIVE} = '{record.live}'")
+    return next((run.info.run_id for run in found if "results_hash" not in run.data.tags), None)
+
+
+def _end_live(experiment: Experiment) -> None:
+    """What no record has taken was of a training that ended in nothing, or of other parameters."""
+    client = experiment.client
+    for run in client.search_runs([experiment.id], f"tags.{LIVE} != '' and tags.current = 'true'"):
+        if "results_hash" not in run.data.tags:
+            client.set_tag(run.info.run_id, "current", "false")
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def describe(experiment: Experiment, note: str, views: Sequence[View]) -> None:

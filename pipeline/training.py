@@ -7,6 +7,7 @@ import logging
 import pickle
 import time
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,13 @@ def train(
     card: dict[str, Any],
     compute: ComputeConfig,
     *,
+    watchers: Callable[[str], Sequence[Callback]] = lambda _key: (),
     store: Path = STORE,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and report of one model and seed: from the store, continued where it was killed, or from the start.
+
+    Args:
+        watchers: made with the training's key, if there is something to train.
 
     Raises:
         TrainingDivergedError: the loss is not finite.
@@ -50,7 +55,7 @@ def train(
     finished = _finished(path)
     if finished is None:
         net = build(model, in_shape=splits["train"].in_shape, n_classes=card["n_classes"], seed=seed)
-        weights, report = _fit(net, model.train, compute, seed, splits, store / "training" / key)
+        weights, report = _fit(net, model.train, compute, seed, splits, store / "training" / key, watchers(key))
         report |= {"model": model.name, "kind": model.kind, "seed": seed, "key": key}
         accuracies = ", ".join(f"{name} {value:.4f}" for name, value in report["accuracy"].items())
         logger.info("%s seed %d: accuracy on %s after %.0f s", model.name, seed, accuracies, report["seconds"])
@@ -80,7 +85,13 @@ def _keep(path: Path, weights: dict[str, Tensor], report: dict[str, Any]) -> Non
 
 
 def _fit(
-    net: nn.Module, train: TrainConfig, compute: ComputeConfig, seed: int, splits: dict[str, Split], folder: Path
+    net: nn.Module,
+    train: TrainConfig,
+    compute: ComputeConfig,
+    seed: int,
+    splits: dict[str, Split],
+    folder: Path,
+    watchers: Sequence[Callback],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     steps = train.epochs * (len(splits["train"].labels) // train.batch_size)
     classifier = Classifier(net, train, seed=seed, steps=steps)
@@ -94,7 +105,7 @@ def _fit(
         precision=train.precision,
         gradient_clip_val=train.gradient_clip,
         num_sanity_val_steps=0,
-        callbacks=[best, history],
+        callbacks=[best, history, *watchers],
     )
     resume = _resumable(folder)
     started = time.perf_counter()

@@ -276,7 +276,7 @@ def test_training_with_it_gives_the_same_weights_twice(name: str, digits: Split,
     splits, card = {"train": part, "validation": part}, {"n_classes": 10, "splits": {}}
     card["splits"] = {split: {"sha256": split} for split in splits}
     compute = ComputeConfig(
-        accelerator="cpu", devices=1, num_nodes=1, strategy="auto", batch_size="auto", launcher=None
+        accelerator="cpu", devices=1, num_nodes=1, strategy="auto", batch_size="auto", launcher=None, live=False
     )
     weights = [train(model, 0, splits, card, compute, store=tmp_path / run)[0] for run in ("a", "b")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

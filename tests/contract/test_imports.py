@@ -46,6 +46,7 @@ LEVELS = (
         "climbing",
         "evaluate",
         "evaluator",
+        "live",
         "probing",
         "examples",
         "nets",

@@ -182,6 +182,7 @@ def write_params(
             "strategy": "auto",
             "batch_size": "auto",
             "launcher": None,
+            "live": False,
         },
     }
     with (root / "params.yaml").open("w", encoding="utf-8") as file:

@@ -80,6 +80,7 @@ BASE: dict[str, Any] = {
         "strategy": "auto",
         "batch_size": "auto",
         "launcher": None,
+        "live": False,
     },
 }
 

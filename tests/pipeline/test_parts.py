@@ -150,7 +150,13 @@ def attacked(holds: float, folder: Path, **compute: Any) -> list[pd.DataFrame]:
     run = AttackRun(Target(model, 0, net, "weights"), entry, judge, cell, split)
     run.store = store = RowStore("key", store=folder)
     computing = ComputeConfig(
-        accelerator="cpu", devices=1, num_nodes=1, strategy="auto", launcher=None, **{"batch_size": "auto"} | compute
+        accelerator="cpu",
+        devices=1,
+        num_nodes=1,
+        strategy="auto",
+        launcher=None,
+        live=False,
+        **{"batch_size": "auto"} | compute,
     )
     attack(run, computing)
     units = [store.load(chunk, epsilon) for chunk in (0, 1) for epsilon in entry.epsilons]

@@ -78,7 +78,7 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:
 
 def compute(command: str | None) -> ComputeConfig:
     return ComputeConfig(
-        accelerator="cpu", devices=1, num_nodes=1, strategy="auto", batch_size="auto", launcher=command
+        accelerator="cpu", devices=1, num_nodes=1, strategy="auto", batch_size="auto", launcher=command, live=False
     )
 
 

@@ -27,6 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "models": {"resnet": params["models"]["resnet"] | {"blocks": 1}},
         "seeds": [0, 1],
         "claims": {},
+        "compute": params["compute"] | {"live": False},
     }
     params |= change
     params["train"]["epochs"] = 2

@@ -21,7 +21,9 @@ from pipeline.provenance import ROOT
 from pipeline.settings import Architecture, ComputeConfig
 from pipeline.training import Batches, _resumable, train
 
-COMPUTE = ComputeConfig(accelerator="cpu", devices=1, num_nodes=1, strategy="auto", batch_size="auto", launcher=None)
+COMPUTE = ComputeConfig(
+    accelerator="cpu", devices=1, num_nodes=1, strategy="auto", batch_size="auto", launcher=None, live=False
+)
 CARD = {"n_classes": 10, "splits": {"train": {"sha256": "a"}, "validation": {"sha256": "b"}}}
 
 
