@@ -84,7 +84,7 @@ def others(laboratory: Laboratory, rng: random.Random) -> dict[str, Fault]:
         found["full disk in training"] = lambda: disks.full_disk(laboratory, train, 100_000)
         found["full disk in an attack"] = lambda: disks.full_disk(laboratory, attack, 300_000)
         found["full disk in the report"] = lambda: disks.full_disk(laboratory, "report", 300_000)
-        found["full disk in publishing"] = lambda: disks.full_disk(laboratory, "publish", 600_000)
+        found["full disk in publishing"] = lambda: disks.full_disk(laboratory, "publish", 600_000, "disk is full")
     else:
         print("skipped: full disks (only root may mount)", flush=True)
     if disks.can_mount() or not disks.is_root():

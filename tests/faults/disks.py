@@ -38,8 +38,8 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def full_disk(laboratory: Laboratory, stage: str, spare: int) -> Difference:
-    """The disk is full ``spare`` bytes into the stage; then there is room."""
+def full_disk(laboratory: Laboratory, stage: str, spare: int, words: str = "No space left on device") -> Difference:
+    """The disk is full ``spare`` bytes into the stage, which says so in these words; then there is room."""
     source = laboratory.moments[stage].before
     folder = laboratory.folder / f"full-{stage}"
     with mounted(folder, "size=1g"):
@@ -47,7 +47,7 @@ def full_disk(laboratory: Laboratory, stage: str, spare: int) -> Difference:
         used = shutil.disk_usage(folder).used
         subprocess.run(["mount", "-o", f"remount,size={used + spare}", folder], check=True)
         status, output = workspace.run()
-        must_fail_clearly(status, output, "No space left on device")
+        must_fail_clearly(status, output, words)
         subprocess.run(["mount", "-o", "remount,size=1g", folder], check=True)
         return laboratory.complete(workspace)
 
