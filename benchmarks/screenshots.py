@@ -58,14 +58,14 @@ def take(page: Page, experiment: Experiment, base: str) -> None:
     page.frame_locator("iframe").locator("svg, img").first.wait_for()
     save(page, "report")
     page.goto(f"{base}/#/experiments/{experiment.id}/models?workflowType=machine_learning")
-    page.get_by_text("worst_case_linf/area_under_curve").first.wait_for()
+    page.get_by_text("neural_ode").first.wait_for()
     save(page, "models")
 
 
 def save(page: Page, name: str) -> None:
-    """A page as ``mlflow-<name>.png`` in 64 colours: text and lines need no more."""
+    """A page as ``mlflow-<name>.png`` in 256 colours: text and lines need no more."""
     page.wait_for_timeout(1500)  # fonts and the last frame
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(64)
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256)
     with atomic_write(FOLDER / f"mlflow-{name}.png") as temporary:
         picture.save(temporary, format="PNG", optimize=True)
     print(FOLDER / f"mlflow-{name}.png")
