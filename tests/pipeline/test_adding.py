@@ -104,7 +104,7 @@ def test_the_page_is_followed_and_what_it_adds_runs(copy: Path) -> None:
     for step in found:
         follow(copy, step)
     card = json.loads((copy / "data/splits/card.json").read_text(encoding="utf-8"))
-    assert card["splits"]["test"]["n"] == 397
+    assert card["splits"]["test"]["shape"] == [397, 1, 24, 24]
 
     def shorten(params: Any) -> None:
         params["train"]["epochs"] = 1
