@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
+LARGEST_INT = 2**63 - 1  # torch, NumPy and PyArrow count in 64 bits, and math.isnan overflows beyond 1e308
+
 
 @dataclass(frozen=True)
 class Range:
@@ -22,7 +24,10 @@ class Range:
 
     def violation(self, value: float) -> str | None:
         """Why ``value`` is out of range, or None."""
-        if math.isnan(value) or (math.isinf(value) and not self.infinite):
+        if isinstance(value, int):
+            if abs(value) > LARGEST_INT:
+                return "must fit in 64 bits"
+        elif math.isnan(value) or (math.isinf(value) and not self.infinite):
             return "must be a finite number"
         bounds = (
             (value >= self.ge, f"must be at least {self.ge:g}"),

@@ -288,6 +288,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "NaN strength": (changed("attacks.fgsm.epsilons", [math.nan]), ["attacks.fgsm.epsilons[0]", "NaN"]),
     "infinity": (changed("train.gradient_clip", math.inf), ["train.gradient_clip: must be a finite number"]),
     "huge whole number": (changed("train.learning_rate", 10**400), ["train.learning_rate"]),
+    "whole number beyond 64 bits": (changed("train.epochs", 2**63), ["train.epochs", "64 bits"]),
+    "whole number beyond any float": (changed("train.epochs", 10**400), ["train.epochs", "64 bits"]),
+    "negative number beyond any float": (changed("train.epochs", -(10**400)), ["train.epochs", "64 bits"]),
     "unknown choice": (
         changed("train.precision", "16"),
         ["train.precision: must be one of 32-true, bf16-mixed, 16-mixed, not '16'"],
