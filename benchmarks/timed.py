@@ -1,7 +1,8 @@
-"""``python -m benchmarks.timed FILE -- COMMAND``: run the command and write down how long it took.
+"""``python -m benchmarks.timed FOLDER -- COMMAND``: run the benchmark in that folder and write down how long it took.
 
-The file also has the seconds of a reference loop, timed before and after the command: on a slower machine both take
-longer, and their ratio stays. ``python -m pipeline compare`` compares the ratios of two runs.
+FOLDER/timing.json has the seconds, the hash of FOLDER/reports/curves.csv, which they belong to, and the seconds of a
+reference loop, timed before and after the command: on a slower machine both take longer, and their ratio stays.
+``python -m pipeline compare`` compares the ratios of two runs.
 """
 
 from __future__ import annotations
@@ -15,22 +16,27 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from pipeline.files import write_json
+from pipeline.files import sha256, write_json
 
 ROUNDS, PASSES = 5, 60
 
 
 def main() -> None:
     if len(sys.argv) < 4 or sys.argv[2] != "--":
-        sys.exit("usage: python -m benchmarks.timed FILE -- COMMAND")
-    path, command = Path(sys.argv[1]), sys.argv[3:]
+        sys.exit("usage: python -m benchmarks.timed FOLDER -- COMMAND")
+    folder, command = Path(sys.argv[1]), sys.argv[3:]
     before = reference()
     started = time.perf_counter()
     status = subprocess.run(command, check=False).returncode
     seconds = time.perf_counter() - started
     if status:
         sys.exit(status)
-    write_json(path, {"seconds": seconds, "reference": statistics.median(before + reference())})
+    timing = {
+        "seconds": seconds,
+        "reference": statistics.median(before + reference()),
+        "curves": sha256(folder / "reports" / "curves.csv"),
+    }
+    write_json(folder / "timing.json", timing)
 
 
 def reference() -> list[float]:

@@ -49,24 +49,34 @@ def curves(benchmark: Benchmark) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def configurations(benchmark: Benchmark) -> dict[str, dict[str, str]]:
-    """Model to attack, as curves.csv names them, to the hash of what params.yaml says about that curve.
+def configurations(benchmark: Benchmark) -> dict[str, Any]:
+    """What params.yaml says, hashed: ``curves``, model to attack as curves.csv names them, and ``benchmark``, all of it.
 
     Code is left out: two runs are compared to see what a change of code did to an unchanged configuration.
     """
     params = benchmark.params
     common = [asdict(params.dataset), params.seeds, asdict(params.evaluate)]
-    found = {}
+    single = {}
     for model, results in benchmark.results.items():
         net = [*common, asdict(params.attacked[model]), asdict(params.trained(model))]
-        single = {name: digest([*net, asdict(result.attack)]) for name, result in results.items()}
-        worst = {
-            f"worst_case_{threat}": digest([asdict(params.transfer), single, threat])
+        single[model] = {name: digest([*net, asdict(result.attack)]) for name, result in results.items()}
+    # Images made on one model are tried on every other, so that a worst case depends on all that make some.
+    transfer = [
+        asdict(params.transfer),
+        {name: [of[name] for of in single.values()] for name in params.transfer.attacks},
+    ]
+    worst = {
+        model: {
+            f"worst_case_{threat}": digest([transfer, of_model, threat])
             for threat, by_model in benchmark.evidence.items()
             if model in by_model
         }
-        found[model] = worst | single
-    return found
+        for model, of_model in single.items()
+    }
+    return {
+        "benchmark": digest(asdict(params)),
+        "curves": {model: worst[model] | of_model for model, of_model in single.items()},
+    }
 
 
 def metrics(benchmark: Benchmark) -> dict[str, Any]:

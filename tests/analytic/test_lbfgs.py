@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, lsq_linear, minimize
@@ -171,13 +171,20 @@ def test_runner_up_is_the_target_that_the_logits_name() -> None:
 
 @few
 @given(seed=seeds)
+@example(seed=234)
+@example(seed=268)
 def test_targeted_reaches_the_target_region(seed: int) -> None:
-    """Against a quadratic programme: least ‖r‖² such that the target's logit is the highest, within the box."""
-    model, inputs = Linear(4, seed=seed, scale=SHARP), digit_like_images(1, seed)
+    """Against a quadratic programme: least ‖r‖² such that the target's logit is the highest, within the box.
+
+    Where three classes meet, the objective of the attack has another minimum than ‖r‖²: 1.6 % further off at SHARP, and a
+    tenth of that for each tenfold scale.
+    """
+    scale = 10 * SHARP
+    model, inputs = Linear(4, seed=seed, scale=scale), digit_like_images(1, seed)
     labels = predictions(model, inputs)
     targets = (labels + 1) % 4
     output = run(model, inputs, labels, targets=targets)
-    weight, bias = model.weight.numpy(), model.bias.numpy()
+    weight, bias = model.weight.numpy() / scale, model.bias.numpy() / scale
     target, image = int(targets), inputs.flatten().numpy()
     leads = LinearConstraint(weight[target] - np.delete(weight, target, 0), np.delete(bias, target) - bias[target])
 

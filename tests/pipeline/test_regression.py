@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from ruamel.yaml import YAML
 
 from benchmarks import timed
 from pipeline.config import load_params
+from pipeline.files import sha256
 from pipeline.folders import RESULTS
 from pipeline.provenance import ROOT
 from pipeline.report.inputs import read_benchmark
@@ -46,12 +50,20 @@ def last(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def this(last: Path, tmp_path: Path) -> Path:
     """Another run of the same on a machine half as fast."""
     shutil.copytree(last, tmp_path / "this")
-    (tmp_path / "this/timing.json").write_text(json.dumps({"seconds": 200, "reference": 2}), encoding="utf-8")
+    clock(tmp_path / "this", 200, 2)
     return tmp_path / "this"
 
 
-def clock(root: Path, seconds: float) -> None:
-    (root / "timing.json").write_text(json.dumps({"seconds": seconds, "reference": 1}), encoding="utf-8")
+def clock(root: Path, seconds: Any, reference: Any = 1) -> None:
+    timing = {"seconds": seconds, "reference": reference, "curves": sha256(root / "reports/curves.csv")}
+    (root / "timing.json").write_text(json.dumps(timing), encoding="utf-8")
+
+
+def edit_curves(root: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Another curves.csv, timed as it was."""
+    path = root / "reports/curves.csv"
+    change(pd.read_csv(path)).to_csv(path, index=False)
+    clock(root, 200, 2)
 
 
 def compared(last: Path, this: Path) -> tuple[int, str]:
@@ -80,6 +92,7 @@ def degrade(root: Path, share: float) -> None:
     rows.loc[hit, ["size_linf", "size_l2"]] = 1e-3
     rows.to_parquet(path, index=False)
     report_on(root)
+    clock(root, 200, 2)
 
 
 def test_the_same_run_passes_on_a_slower_machine(last: Path, this: Path) -> None:
@@ -108,20 +121,20 @@ def test_a_degraded_run_fails_with_a_table(last: Path, this: Path) -> None:
 
 def test_one_that_is_suddenly_more_robust_fails_too(last: Path, this: Path) -> None:
     """A weaker attack is the worst bug."""
-    path = this / "reports/curves.csv"
-    curves = pd.read_csv(path)
-    curves.loc[(curves["attack"] == "pgd") & (curves["epsilon"] > 0), "robust_accuracy"] = 1.0
-    curves.to_csv(path, index=False)
+
+    def harmless_pgd(curves: pd.DataFrame) -> pd.DataFrame:
+        return curves.assign(
+            robust_accuracy=curves["robust_accuracy"].mask((curves["attack"] == "pgd") & (curves["epsilon"] > 0), 1.0)
+        )
+
+    edit_curves(this, harmless_pgd)
     status, said = compared(last, this)
     assert status == 1
     assert "| pgd | " in said
 
 
 def test_what_stays_within_the_interval_passes(last: Path, this: Path) -> None:
-    path = this / "reports/curves.csv"
-    curves = pd.read_csv(path)
-    curves["robust_accuracy"] = curves["low"]
-    curves.to_csv(path, index=False)
+    edit_curves(this, lambda curves: curves.assign(robust_accuracy=curves["low"]))
     assert compared(last, this)[0] == 0
 
 
@@ -157,16 +170,87 @@ def test_curves_that_come_and_go_are_listed(last: Path, this: Path, tmp_path: Pa
     other = tmp_path / "other"
     write_benchmark(other, models=["cnn"], attacks=["fgsm"], seeds=[0, 1, 2], n_images=30)
     report_on(other)
+    clock(other, 1)
     status, said = compared(last, other)
     assert status == 0
     assert "because gone: " in said
-    assert "because new: " in compared(other, this)[1]
+    status, said = compared(other, this)  # a hundred times as long, for twice the models and attacks
+    assert status == 0
+    assert "because new: " in said
+    assert "Time: not compared, params.yaml says something else" in said
+
+
+def test_a_passing_run_shows_every_curve(last: Path, this: Path) -> None:
+    said = compared(last, this)[1]
+    curves = pd.read_csv(this / "reports/curves.csv")
+    for (model, attack), points in curves.groupby(["model", "attack"]):
+        assert f"| {model} | {attack} | {len(points)} | 0 | " in said
+
+
+@pytest.mark.parametrize(("short", "name"), [(0, "last"), (1, "this")])
+def test_a_point_that_one_run_lacks_fails(last: Path, this: Path, tmp_path: Path, short: int, name: str) -> None:
+    """As in a curves.csv that was cut short: the rest of it looks healthy."""
+    shutil.copytree(last, tmp_path / "first")
+    runs = [tmp_path / "first", this]
+    edit_curves(runs[short], lambda curves: curves[:-1])
+    lost = pd.read_csv(last / "reports/curves.csv").iloc[-1]
+    status, said = compared(*runs)
+    assert status == 1
+    assert f"missing from {name} run's curves.csv: {lost.model} {lost.attack} at {lost.epsilon:g}." in said
+
+
+def test_a_lost_curve_is_an_error(last: Path, this: Path) -> None:
+    edit_curves(this, lambda curves: curves[(curves["model"] != "cnn") | (curves["attack"] != "pgd")])
+    status, said = compared(last, this)
+    assert status == 1
+    assert said.startswith(f"error: {this / 'reports/curves.csv'}: ")
+    assert "no row of cnn pgd" in said
+
+
+def test_a_point_twice_is_an_error(last: Path, this: Path) -> None:
+    edit_curves(this, lambda curves: pd.concat([curves, curves[:1]]))
+    assert "a point has two rows" in compared(last, this)[1]
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1, 0, "x", None])
+def test_a_time_that_is_none_is_an_error(last: Path, this: Path, seconds: Any) -> None:
+    for arguments in ((seconds, 1), (1, seconds)):
+        clock(this, *arguments)
+        status, said = compared(last, this)
+        assert status == 1
+        assert said.startswith(f"error: {this / 'timing.json'}: ")
+
+
+def test_a_time_of_other_curves_is_an_error(last: Path, this: Path) -> None:
+    path = this / "reports/curves.csv"
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    status, said = compared(last, this)
+    assert status == 1
+    assert said.startswith(f"error: {this / 'timing.json'}: ")
+    assert "another curves.csv" in said
 
 
 def test_compute_is_no_part_of_a_configuration(last: Path, this: Path) -> None:
     edit_params(this, lambda params: params["compute"].update(devices=8))
     report_on(this)
-    assert (this / "reports/configurations.json").read_text() == (last / "reports/configurations.json").read_text()
+    then, now = (json.loads((root / "reports/configurations.json").read_text()) for root in (last, this))
+    assert now["curves"] == then["curves"]
+    assert now["benchmark"] != then["benchmark"]  # eight devices are no measure of one
+
+
+def test_images_of_other_models_are_part_of_a_worst_case(this: Path) -> None:
+    edit_params(this, lambda params: params["models"]["cnn"].update(blocks=3))
+    params = load_params(this / "params.yaml")
+    benchmark = replace(read_benchmark(load_params(this / "params.yaml"), this), params=params)
+    alone = replace(params.transfer, attacks=())
+    for transfer, moves in ((replace(alone, attacks=("pgd",)), True), (alone, False)):
+        before = configurations(replace(benchmark, params=replace(params, transfer=transfer)))
+        wider = replace(params.models["cnn"], config=replace(params.models["cnn"].config, blocks=4))
+        models = params.models | {"cnn": wider}
+        after = configurations(replace(benchmark, params=replace(params, transfer=transfer, models=models)))
+        then, now = before["curves"]["neural_ode"], after["curves"]["neural_ode"]
+        assert now["pgd"] == then["pgd"]
+        assert (now["worst_case_linf"] != then["worst_case_linf"]) is moves
 
 
 @pytest.mark.parametrize(
@@ -179,10 +263,10 @@ def test_compute_is_no_part_of_a_configuration(last: Path, this: Path) -> None:
     ],
 )
 def test_what_moves_a_number_is_part_of_it(last: Path, this: Path, change: Any) -> None:
-    before = json.loads((last / "reports/configurations.json").read_text())
+    before = json.loads((last / "reports/configurations.json").read_text())["curves"]
     benchmark = read_benchmark(load_params(this / "params.yaml"), this)
     edit_params(this, change)
-    after = configurations(replace(benchmark, params=load_params(this / "params.yaml")))
+    after = configurations(replace(benchmark, params=load_params(this / "params.yaml")))["curves"]
     assert all(after["cnn"][attack] != before["cnn"][attack] for attack in before["cnn"])
 
 
@@ -199,7 +283,6 @@ def test_a_first_run_has_nothing_to_compare_with(this: Path, tmp_path: Path) -> 
         ("reports/curves.csv", None),
         ("reports/configurations.json", "{"),
         ("reports/configurations.json", "{}"),
-        ("timing.json", '{"seconds": 1, "reference": 0}'),
         ("timing.json", "[]"),
     ],
 )
@@ -215,15 +298,18 @@ def test_a_damaged_run_is_one_clear_error(last: Path, this: Path, name: str, con
 
 def test_a_run_is_timed_with_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timed, "PASSES", 1)
-    monkeypatch.setattr(sys, "argv", ["timed", str(tmp_path / "t.json"), "--", sys.executable, "-c", "pass"])
+    command = "from pathlib import Path; Path('reports').mkdir(); Path('reports/curves.csv').write_text('as made')"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["timed", ".", "--", sys.executable, "-c", command])
     timed.main()
-    found = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
+    found = json.loads((tmp_path / "timing.json").read_text(encoding="utf-8"))
     assert found["seconds"] > 0 < found["reference"]
+    assert found["curves"] == hashlib.sha256(b"as made").hexdigest()
 
 
 def test_a_run_that_fails_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timed, "PASSES", 1)
-    monkeypatch.setattr(sys, "argv", ["timed", str(tmp_path / "t.json"), "--", sys.executable, "-c", "exit(3)"])
+    monkeypatch.setattr(sys, "argv", ["timed", str(tmp_path), "--", sys.executable, "-c", "exit(3)"])
     with pytest.raises(SystemExit, match="3"):
         timed.main()
-    assert not (tmp_path / "t.json").exists()
+    assert not (tmp_path / "timing.json").exists()
