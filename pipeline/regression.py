@@ -47,7 +47,7 @@ class Comparison:
             robust_accuracy, and whether it ``moved``: is now outside its last interval.
         missing: the points that one of the runs lacks: model, attack, epsilon, and ``run``, "last" or "this".
         changed, new, gone: curves as "model attack".
-        slower: this run's time in units of last time's; None if either was not timed, or params.yaml says something else.
+        slower: this run's time in units of last time's; None if it was not timed or params.yaml says something else.
         timed: whether both were timed.
     """
 
@@ -191,7 +191,7 @@ def _by_curve_table(points: pd.DataFrame) -> list[str]:
     ]
     for (model, attack), curve in points.groupby(CURVE, sort=False):
         change = (curve["robust_accuracy"] - curve["robust_accuracy_last"]).abs().fillna(math.inf)
-        most = curve.loc[change.idxmax()]
+        most = curve.iloc[int(change.to_numpy().argmax())]
         lines.append(
             f"| {model} | {attack} | {len(curve)} | {curve['moved'].sum()} | {most['epsilon']:g} | "
             f"{most['robust_accuracy_last']:.3f} | {most['robust_accuracy']:.3f} |"

@@ -50,7 +50,7 @@ def curves(benchmark: Benchmark) -> pd.DataFrame:
 
 
 def configurations(benchmark: Benchmark) -> dict[str, Any]:
-    """What params.yaml says, hashed: ``curves``, model to attack as curves.csv names them, and ``benchmark``, all of it.
+    """What params.yaml says, hashed: ``curves``, model to attack as curves.csv has them, and ``benchmark``, all of it.
 
     Code is left out: two runs are compared to see what a change of code did to an unchanged configuration.
     """

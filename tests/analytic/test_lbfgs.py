@@ -176,8 +176,8 @@ def test_runner_up_is_the_target_that_the_logits_name() -> None:
 def test_targeted_reaches_the_target_region(seed: int) -> None:
     """Against a quadratic programme: least ‖r‖² such that the target's logit is the highest, within the box.
 
-    Where three classes meet, the objective of the attack has another minimum than ‖r‖²: 1.6 % further off at SHARP, and a
-    tenth of that for each tenfold scale.
+    Where three classes meet, the objective of the attack has another minimum than ‖r‖²: 1.6 % further off at SHARP, and
+    a tenth of that for each tenfold scale.
     """
     scale = 10 * SHARP
     model, inputs = Linear(4, seed=seed, scale=scale), digit_like_images(1, seed)
