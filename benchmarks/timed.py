@@ -1,7 +1,8 @@
 """``python -m benchmarks.timed FOLDER -- COMMAND``: run the benchmark in that folder and write down how long it took.
 
-FOLDER/timing.json has the seconds, the hash of FOLDER/reports/curves.csv, which they belong to, and the seconds of a
-reference loop, timed before and after the command: on a slower machine both take longer, and their ratio stays.
+FOLDER/timing.json has the seconds, hashes of FOLDER/reports/curves.csv and of what FOLDER/params.yaml says, which they
+belong to, and the seconds of a reference loop, timed before and after the command: on a slower machine both take longer,
+and their ratio stays.
 ``python -m pipeline compare`` compares the ratios of two runs.
 """
 
@@ -11,12 +12,14 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from pipeline.files import sha256, write_json
+from pipeline.config import load_params
+from pipeline.files import digest, sha256, write_json
 
 ROUNDS, PASSES = 5, 60
 
@@ -35,6 +38,7 @@ def main() -> None:
         "seconds": seconds,
         "reference": statistics.median(before + reference()),
         "curves": sha256(folder / "reports" / "curves.csv"),
+        "params": digest(asdict(load_params(folder / "params.yaml"))),
     }
     write_json(folder / "timing.json", timing)
 

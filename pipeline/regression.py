@@ -1,7 +1,7 @@
 """Two runs of the benchmark compared: ``python -m pipeline compare LAST THIS``, for scheduled runs.
 
 A run's folder has ``reports/curves.csv`` and ``reports/configurations.json`` and, if it was timed
-(``python -m benchmarks.timed``), ``timing.json``, which names the curves that were timed by their hash.
+(``python -m benchmarks.timed``), ``timing.json``, with hashes of the curves.csv and the parameters that were timed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,24 @@ POINT = [*CURVE, "epsilon"]
 
 
 @dataclass(frozen=True)
+class Time:
+    """How long a run took, in units of the reference loop, and the hash of its parameters, all of them."""
+
+    units: float
+    params: str
+
+
+@dataclass(frozen=True)
 class Run:
     """What a run left.
 
     Attributes:
         curves: the rows of curves.csv, with the hash of each curve's configuration.
-        benchmark: hash of all that params.yaml says.
-        units: its time in units of the reference loop; None if it was not timed.
+        time: how long it took; None if it was not timed.
     """
 
     curves: pd.DataFrame
-    benchmark: str
-    units: float | None
+    time: Time | None
 
 
 @dataclass(frozen=True)
@@ -79,20 +85,19 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / "reports" / "configurations.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        benchmark, hashes = str(found["benchmark"]), _by_curve(found["curves"])
+        hashes = _by_curve(json.loads(path.read_text(encoding="utf-8")))
         path = folder / "reports" / "curves.csv"
         curves = _curves(path, hashes)
         timing = folder / "timing.json"
-        units = None
+        time = None
         if timing.is_file():
             hashed, path = sha256(path), timing
-            units = _units(json.loads(timing.read_text(encoding="utf-8")), hashed)
+            time = _timed(json.loads(timing.read_text(encoding="utf-8")), hashed)
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; give the folder of a finished run, which has reports/ in it") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); remove it or run again") from error
-    return Run(curves, benchmark, units)
+    return Run(curves, time)
 
 
 def _by_curve(configurations: dict[str, dict[str, str]]) -> dict[tuple[str, str], str]:
@@ -110,13 +115,13 @@ def _curves(path: Path, hashes: dict[tuple[str, str], str]) -> pd.DataFrame:
     return curves.assign(configuration=[hashes[curve] for curve in names])
 
 
-def _units(timing: dict[str, Any], curves: str) -> float:
+def _timed(timing: dict[str, Any], curves: str) -> Time:
     if timing["curves"] != curves:
         raise ValueError("it timed a run with another curves.csv")
     seconds, reference = float(timing["seconds"]), float(timing["reference"])
     if not (0 < seconds < math.inf and 0 < reference < math.inf):
         raise ValueError("seconds and reference must be positive and finite")
-    return seconds / reference
+    return Time(seconds / reference, str(timing["params"]))
 
 
 def compare(last: Run, this: Run) -> Comparison:
@@ -132,16 +137,19 @@ def compare(last: Run, this: Run) -> Comparison:
     points = both[both["run"] == "both"].drop(columns="run").reset_index(drop=True)
     low, high = points["low_last"] - SLACK, points["high_last"] + SLACK
     lacking = both[both["run"] != "both"][[*POINT, "run"]].replace({"run": {"left_only": "this", "right_only": "last"}})
-    timed = last.units is not None and this.units is not None
     return Comparison(
         points=points.assign(moved=~points["robust_accuracy"].between(low, high)),
         missing=lacking.reset_index(drop=True),
         changed=[" ".join(curve) for curve in now if curve in then and now[curve] != then[curve]],
         new=[" ".join(curve) for curve in now if curve not in then],
         gone=[" ".join(curve) for curve in then if curve not in now],
-        slower=this.units / last.units if last.units and this.units and last.benchmark == this.benchmark else None,
-        timed=timed,
+        slower=_slower(last.time, this.time),
+        timed=last.time is not None and this.time is not None,
     )
+
+
+def _slower(last: Time | None, this: Time | None) -> float | None:
+    return this.units / last.units if last and this and last.params == this.params else None
 
 
 def _configurations(run: Run) -> dict[tuple[str, str], str]:

@@ -49,8 +49,8 @@ def curves(benchmark: Benchmark) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def configurations(benchmark: Benchmark) -> dict[str, Any]:
-    """What params.yaml says, hashed: ``curves``, model to attack as curves.csv has them, and ``benchmark``, all of it.
+def configurations(benchmark: Benchmark) -> dict[str, dict[str, str]]:
+    """Model to attack, as curves.csv names them, to the hash of what params.yaml says about that curve.
 
     Code is left out: two runs are compared to see what a change of code did to an unchanged configuration.
     """
@@ -73,10 +73,7 @@ def configurations(benchmark: Benchmark) -> dict[str, Any]:
         }
         for model, of_model in single.items()
     }
-    return {
-        "benchmark": digest(asdict(params)),
-        "curves": {model: worst[model] | of_model for model, of_model in single.items()},
-    }
+    return {model: worst[model] | of_model for model, of_model in single.items()}
 
 
 def metrics(benchmark: Benchmark) -> dict[str, Any]:

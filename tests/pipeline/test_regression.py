@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from ruamel.yaml import YAML
 
 from benchmarks import timed
 from pipeline.config import load_params
-from pipeline.files import sha256
+from pipeline.files import digest, sha256
 from pipeline.folders import RESULTS
 from pipeline.provenance import ROOT
 from pipeline.report.inputs import read_benchmark
 from pipeline.report.summary import configurations
 from pipeline.stages import report
-from tests.pipeline.synthetic import write_benchmark
+from tests.pipeline.synthetic import write_benchmark, write_params
 
 POINT = ["model", "attack", "epsilon"]
 
@@ -55,7 +55,9 @@ def this(last: Path, tmp_path: Path) -> Path:
 
 
 def clock(root: Path, seconds: Any, reference: Any = 1) -> None:
-    timing = {"seconds": seconds, "reference": reference, "curves": sha256(root / "reports/curves.csv")}
+    params = digest(asdict(load_params(root / "params.yaml")))
+    curves = sha256(root / "reports/curves.csv")
+    timing = {"seconds": seconds, "reference": reference, "curves": curves, "params": params}
     (root / "timing.json").write_text(json.dumps(timing), encoding="utf-8")
 
 
@@ -234,9 +236,11 @@ def test_a_time_of_other_curves_is_an_error(last: Path, this: Path) -> None:
 def test_compute_is_no_part_of_a_configuration(last: Path, this: Path) -> None:
     edit_params(this, lambda params: params["compute"].update(devices=8))
     report_on(this)
-    then, now = (json.loads((root / "reports/configurations.json").read_text()) for root in (last, this))
-    assert now["curves"] == then["curves"]
-    assert now["benchmark"] != then["benchmark"]  # eight devices are no measure of one
+    assert (this / "reports/configurations.json").read_text() == (last / "reports/configurations.json").read_text()
+    clock(this, 1000)
+    status, said = compared(last, this)  # eight devices are no measure of one
+    assert status == 0
+    assert "Time: not compared, params.yaml" in said
 
 
 def test_images_of_other_models_are_part_of_a_worst_case(this: Path) -> None:
@@ -248,7 +252,7 @@ def test_images_of_other_models_are_part_of_a_worst_case(this: Path) -> None:
         wider = replace(params.models["cnn"], config=replace(params.models["cnn"].config, blocks=3))
         models = params.models | {"cnn": wider}
         after = configurations(replace(benchmark, params=replace(params, transfer=transfer, models=models)))
-        then, now = before["curves"]["neural_ode"], after["curves"]["neural_ode"]
+        then, now = before["neural_ode"], after["neural_ode"]
         assert now["pgd"] == then["pgd"]
         assert (now["worst_case_linf"] != then["worst_case_linf"]) is moves
 
@@ -263,10 +267,10 @@ def test_images_of_other_models_are_part_of_a_worst_case(this: Path) -> None:
     ],
 )
 def test_what_moves_a_number_is_part_of_it(last: Path, this: Path, change: Any) -> None:
-    before = json.loads((last / "reports/configurations.json").read_text())["curves"]
+    before = json.loads((last / "reports/configurations.json").read_text())
     benchmark = read_benchmark(load_params(this / "params.yaml"), this)
     edit_params(this, change)
-    after = configurations(replace(benchmark, params=load_params(this / "params.yaml")))["curves"]
+    after = configurations(replace(benchmark, params=load_params(this / "params.yaml")))
     assert all(after["cnn"][attack] != before["cnn"][attack] for attack in before["cnn"])
 
 
@@ -299,6 +303,7 @@ def test_a_damaged_run_is_one_clear_error(last: Path, this: Path, name: str, con
 def test_a_run_is_timed_with_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timed, "PASSES", 1)
     command = "from pathlib import Path; Path('reports').mkdir(); Path('reports/curves.csv').write_text('as made')"
+    write_params(tmp_path, models=["cnn"], attacks=["fgsm"], seeds=[0], n_images=4)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["timed", ".", "--", sys.executable, "-c", command])
     timed.main()
