@@ -110,6 +110,8 @@ def _curves(path: Path, hashes: dict[tuple[str, str], str]) -> pd.DataFrame:
     names = list(zip(curves["model"], curves["attack"], strict=True))
     if lost := sorted(set(hashes) - set(names)):
         raise ValueError(f"no row of {', '.join(' '.join(curve) for curve in lost)}")
+    if strange := sorted(set(names) - set(hashes)):
+        raise ValueError(f"configurations.json does not know {', '.join(' '.join(curve) for curve in strange)}")
     if curves.duplicated(POINT).any():
         raise ValueError("a point has two rows")
     return curves.assign(configuration=[hashes[curve] for curve in names])

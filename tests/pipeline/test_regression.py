@@ -210,6 +210,14 @@ def test_a_lost_curve_is_an_error(last: Path, this: Path) -> None:
     assert "no row of cnn pgd" in said
 
 
+def test_a_curve_of_no_known_configuration_is_an_error(last: Path, this: Path) -> None:
+    (this / "reports/configurations.json").write_text("{}", encoding="utf-8")
+    status, said = compared(last, this)
+    assert status == 1
+    assert said.startswith(f"error: {this / 'reports/curves.csv'}: ")
+    assert "configurations.json does not know cnn fgsm, cnn pgd" in said
+
+
 def test_a_point_twice_is_an_error(last: Path, this: Path) -> None:
     edit_curves(this, lambda curves: pd.concat([curves, curves[:1]]))
     assert "a point has two rows" in compared(last, this)[1]
@@ -286,7 +294,7 @@ def test_a_first_run_has_nothing_to_compare_with(this: Path, tmp_path: Path) -> 
         ("reports/curves.csv", "model,attack\n"),
         ("reports/curves.csv", None),
         ("reports/configurations.json", "{"),
-        ("reports/configurations.json", "{}"),
+        ("reports/configurations.json", "[]"),
         ("timing.json", "[]"),
     ],
 )
