@@ -1,8 +1,8 @@
 """``python -m benchmarks.timed FOLDER -- COMMAND``: run the benchmark in that folder and write down how long it took.
 
 FOLDER/timing.json has the seconds, hashes of FOLDER/reports/curves.csv and of what FOLDER/params.yaml says, which they
-belong to, and the seconds of a reference loop, timed before and after the command: on a slower machine both take longer,
-and their ratio stays.
+belong to, and the seconds of a reference loop, timed before and after the command: on a slower machine both take
+longer, and their ratio stays.
 ``python -m pipeline compare`` compares the ratios of two runs.
 """
 
