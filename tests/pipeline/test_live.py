@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,21 +18,10 @@ from pipeline.tracking import LIVE, Experiment, Metric, Record
 KEY = "abc123"
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tracking._skip_fsync()
-    path = tmp_path_factory.mktemp("live") / "mlflow.db"
-    tracking.connect(f"sqlite:///{path}").client.delete_experiment("1")
-    return path
-
-
-@pytest.fixture
-def experiment(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
+@pytest.fixture(autouse=True)
+def _tracked(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    return tracking.connect(tracking.tracking_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
 
 
 def train(epochs: Sequence[int], *, end: bool = True) -> LiveRun:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,9 @@ from pipeline.tracking import Experiment, Metric, Record
 from tests.pipeline.synthetic import write_benchmark
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tracking._skip_fsync()
-    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    tracking.connect(f"sqlite:///{path}").client.delete_experiment("1")
-    return path
-
-
-@pytest.fixture
-def experiment(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
-    (tmp_path / "seed-0.safetensors").write_bytes(b"weights")
-    return tracking.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+@pytest.fixture(autouse=True)
+def _weights(uri: str) -> None:  # noqa: ARG001 the test's folder is where the weights are
+    Path("seed-0.safetensors").write_bytes(b"weights")
 
 
 def record(name: str, area: float) -> Record:

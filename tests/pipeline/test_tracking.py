@@ -42,27 +42,6 @@ def _no_fsync() -> None:
 
 
 @pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables: making them takes longer than all tests."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking.connect(f"sqlite:///{path}").client.delete_experiment("1")
-    return path
-
-
-@pytest.fixture
-def uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
-
-
-@pytest.fixture
-def experiment(uri: str, monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
-    return tracking.connect(uri)
-
-
-@pytest.fixture(scope="module")
 def benchmark_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("benchmark")
     write_benchmark(root, models=MODELS, attacks=ATTACKS, seeds=SEEDS, n_images=20)
