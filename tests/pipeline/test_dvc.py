@@ -41,13 +41,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("dvc")
     write_benchmark(root, models=["cnn", "neural_ode"], attacks=["fgsm", "adef"], seeds=[0, 1], n_images=20)
     shutil.copy(ROOT / "dvc.yaml", root)
-    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
-    shutil.copy(ROOT / ".dvc/config", root / ".dvc")
+    template = Path("pipeline/report/curves.vega.json")
+    for path in (Path(".dvc/config"), template):
+        (root / path).parent.mkdir(parents=True)
+        shutil.copy(ROOT / path, root / path)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         report.main()
     call("git", "init", "-q", root=root)
-    call("git", "add", "dvc.yaml", "params.yaml", ".dvc", CURVES, METRICS, root=root)
+    call("git", "add", "dvc.yaml", "params.yaml", ".dvc", "pipeline", CURVES, METRICS, root=root)
     call("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "a report", root=root)
     shutil.copy(root / CURVES, root / "committed.csv")
     curves = pd.read_csv(root / CURVES)
