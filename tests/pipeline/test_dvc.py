@@ -1,8 +1,9 @@
-"""What ``dvc plots`` and ``dvc metrics`` show is what the report says, now and against a revision."""
+"""What ``dvc plots`` and ``dvc metrics`` show is what the report says, and docs/architecture.md draws the stages."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.provenance import ROOT
 from pipeline.stages import report
@@ -88,3 +90,32 @@ def test_metrics_differ_where_the_report_does(root: Path) -> None:
     found = dvc("metrics", "diff", root=root)[METRICS]
     assert list(found) == ["cnn.fgsm.area"]
     assert found["cnn.fgsm.area"]["new"] == 0.125
+
+
+def reachable(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """The transitive closure: a picture need not draw an arrow where a way leads along others."""
+    found = set(edges)
+    while more := {(a, d) for a, b in found for c, d in found if b == c} - found:
+        found |= more
+    return found
+
+
+def dvc_edges() -> set[tuple[str, str]]:
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    bodies = {name: stage.get("do", stage) for name, stage in stages.items()}
+
+    def folders(name: str, *sections: str) -> set[str]:
+        """What it reads or writes: the files of a folder are one, and so are the cells of a matrix."""
+        listed = [entry for section in sections for entry in bodies[name].get(section, [])]
+        paths = [entry if isinstance(entry, str) else next(iter(entry)) for entry in listed]
+        return {path.split("/$")[0] if path.startswith(("checkpoints", "results")) else path for path in paths}
+
+    written = {name: folders(name, "outs", "metrics", "plots") for name in bodies}
+    return {(a, b) for b in bodies for a in bodies if written[a] & folders(b, "deps")}
+
+
+def test_the_picture_of_the_flow_is_dvcs() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
+    drawn_edges = set(re.findall(r"^ *(\w+)(?:\[[^]]*\])? --> (\w+)", picture, re.MULTILINE))
+    assert reachable(drawn_edges) == reachable(dvc_edges())
