@@ -16,6 +16,7 @@ import pytest
 from pipeline.config import load_params
 from pipeline.report.inputs import Benchmark, read_benchmark
 from tests.pipeline.synthetic import write_benchmark
+from tests.pipeline.workspaces import Workspace
 
 pytestmark = pytest.mark.browser
 
@@ -41,15 +42,26 @@ class Pages:
     addresses: dict[str, str]
     benchmark: Benchmark
 
+    @property
+    def models(self) -> list[str]:
+        return list(self.benchmark.params.models)
 
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
-    """A benchmark published and served by the commands themselves."""
+    @property
+    def attacks(self) -> list[str]:
+        return list(self.benchmark.params.attacks)
+
+
+@pytest.fixture(scope="module", params=["made-up results", "a run"])
+def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    """A benchmark published and served by the commands themselves; the last is a whole ``dvc repro``, of a minute."""
     root = tmp_path_factory.mktemp("mlflow")
-    write_benchmark(root, models=MODELS, attacks=ATTACKS, seeds=(0, 1), n_images=20)
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    for stage in ("report", "publish"):
-        subprocess.run([sys.executable, "-m", f"pipeline.stages.{stage}"], cwd=root, env=environment, check=True)
+    if request.param == "a run":
+        Workspace.make(root).repro()
+    else:
+        write_benchmark(root, models=MODELS, attacks=ATTACKS, seeds=(0, 1), n_images=20)
+        for stage in ("report", "publish"):
+            subprocess.run([sys.executable, "-m", f"pipeline.stages.{stage}"], cwd=root, env=environment, check=True)
     command = [sys.executable, "-m", "pipeline.stages.ui"]
     with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -102,29 +114,31 @@ def charts(page: Any, *titles: str) -> dict[str, list[dict[str, Any]]]:
 
 def test_the_first_link_shows_all_curves_against_the_true_strength(pages: Pages, page: Any) -> None:
     page.goto(pages.addresses["Robust accuracy: all attacks"])
-    found = charts(page, *(f"{attack}/epsilon" for attack in ATTACKS))
-    for attack in ATTACKS:
+    found = charts(page, *(f"{attack}/epsilon" for attack in pages.attacks))
+    for attack in pages.attacks:
         lines = {line["name"]: line for line in found[f"{attack}/epsilon"]}
-        assert set(lines) == set(MODELS)
-        for model in MODELS:
+        assert set(lines) == set(pages.models)
+        for model in pages.models:
             expected = pages.benchmark.results[model][attack].curve
             assert lines[model]["x"] == list(expected["epsilon"])
             assert lines[model]["y"] == pytest.approx(list(expected["robust_accuracy"]), abs=1e-6)
-    for model in MODELS:
+    for model in pages.models:
         assert page.get_by_role("link", name=model, exact=True).first.is_visible()
 
 
 def test_an_attack_has_a_page_with_all_architectures_and_intervals(pages: Pages, page: Any) -> None:
-    page.goto(pages.addresses["Robust accuracy: adef (deformation)"])
+    attack = pages.benchmark.params.attacks[pages.attacks[-1]]
+    name = f"Robust accuracy: {attack.name} ({attack.norm})"
+    page.goto(pages.addresses[name])
     lines = charts(page, "epsilon")["epsilon"]
-    assert {line["name"] for line in lines} == {f"{model} · adef" for model in MODELS}
+    assert {line["name"] for line in lines} == {f"{model} · {attack.name}" for model in pages.models}
     for line in lines:
-        assert line["x"] == [0, 0.5, 1, 2, 3]
+        assert line["x"] == [0, *attack.epsilons]
     page.wait_for_function(
         f"() => ({CHARTS})().some(chart => chart.lines.some(l => l.key === 'robust_accuracy_low'))",
         polling=500,
     )
-    page.get_by_role("button", name="Robust accuracy: adef (deformation)").first.click()
+    page.get_by_role("button", name=name).first.click()
     page.get_by_text("Training", exact=True).first.wait_for()  # the other saved views are one click away
 
 
@@ -137,7 +151,7 @@ def test_runs_can_be_compared(pages: Pages, page: Any) -> None:
     page.get_by_role("button", name="Compare", exact=True).click()
     page.wait_for_url("**/compare-runs?**")
     page.get_by_text("attack.epsilons").first.wait_for()
-    assert page.get_by_text("cnn · fgsm").first.is_visible()
+    assert page.get_by_text(f"{pages.models[0]} · fgsm").first.is_visible()
 
 
 def test_the_report_and_its_figures_are_shown_inline(pages: Pages, page: Any) -> None:
