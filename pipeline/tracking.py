@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import ssl
 import time
 import urllib.error
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -181,7 +183,24 @@ def connect(uri: str) -> Experiment:
     if uri == STORE:
         _skip_fsync()
     with _explained(uri), FileLock("mlflow.db.lock") if uri == STORE else nullcontext():  # making its tables is no race
+        if uri == STORE:
+            _make_store(Path("mlflow.db"))
         return _open(uri)
+
+
+def _make_store(path: Path) -> None:
+    """Have MLflow make its tables elsewhere: after a kill or a full disk, nothing can open half of them again."""
+    from mlflow import MlflowClient
+
+    if path.exists():
+        return
+    for left in Path().glob(".mlflow.*.tmp"):  # by the dead: the living hold the lock
+        shutil.rmtree(left, ignore_errors=True)
+    # Another name each time, because MLflow remembers a store by its address, be it broken or gone.
+    with TemporaryDirectory(prefix=".mlflow.", suffix=".tmp", dir=Path.cwd(), ignore_cleanup_errors=True) as folder:
+        made = Path(folder) / path.name
+        MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments()
+        made.replace(path)
 
 
 def _open(uri: str) -> Experiment:

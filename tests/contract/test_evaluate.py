@@ -193,7 +193,9 @@ def test_logits_that_are_not_finite(judged: Judge) -> None:
             logits = super().forward(inputs)
             return torch.where(inputs.flatten(1).mean(1, keepdim=True) > 0.6, torch.nan, logits)
 
-    check_no_success(judged(honest, model=Breaks()).rows, Status.NON_FINITE)
+    rows = judged(honest, model=Breaks()).rows
+    check_no_success(rows, Status.NON_FINITE)
+    assert rows["clean_correct"].all()  # it is the attacked image that breaks the net
 
 
 def test_a_solver_that_gives_up_is_no_robustness(judged: Judge) -> None:
@@ -370,6 +372,7 @@ def test_a_folded_field_is_no_success_where_folds_are_forbidden(judged: Judge, f
 
 def test_a_field_that_is_too_long(judged: Judge) -> None:
     rows = judged(changed(fold), norm="deformation", epsilon=1.9, model=Corner()).rows
+    assert (rows["adv_pred"] == 1).all()
     check_no_success(rows, Status.OK)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import load_params
+from pipeline.provenance import ROOT
 from pipeline.report.inputs import Benchmark, read_benchmark
 from tests.pipeline.synthetic import write_benchmark
 from tests.pipeline.workspaces import Workspace
@@ -62,8 +63,18 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         write_benchmark(root, models=MODELS, attacks=ATTACKS, seeds=(0, 1), n_images=20)
         for stage in ("report", "publish"):
             subprocess.run([sys.executable, "-m", f"pipeline.stages.{stage}"], cwd=root, env=environment, check=True)
-    command = [sys.executable, "-m", "pipeline.stages.ui"]
-    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    # `make ui`, in that folder and with the environment of these tests.
+    made = [
+        "make",
+        "--silent",
+        "--old-file=.venv/.installed",
+        "ui",
+        f"WORKDIR={root}",
+        f"BIN={Path(sys.executable).parent}",
+    ]
+    with subprocess.Popen(
+        made, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             assert process.stdout is not None
             addresses = {}
@@ -74,7 +85,7 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                 addresses[name.strip()] = "http://" + address.strip()
             yield Pages(addresses, read(root))
         finally:
-            process.send_signal(signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 def read(root: Path) -> Benchmark:

@@ -178,4 +178,5 @@ def test_a_narrow_device_comes_to_the_rows_of_a_wide_one(tmp_path: Path, holds: 
 
 def test_a_given_batch_size_comes_to_the_same_rows(tmp_path: Path) -> None:
     for left, right in zip(attacked(12, tmp_path / "a"), attacked(5, tmp_path / "b", batch_size=5), strict=True):
+        assert len(left)
         same_rows(left, right)

@@ -458,3 +458,26 @@ def test_only_tracking_and_its_registry_import_mlflow_and_only_when_needed() -> 
 
 def imported(node: ast.Import | ast.ImportFrom) -> list[str]:
     return [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+
+
+def test_a_store_that_could_not_be_made_is_made_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full after a few of MLflow's tables: a file that MLflow could never open again."""
+    from mlflow.store.db import utils
+    from sqlalchemy import Engine, text
+    from sqlalchemy.exc import OperationalError
+
+    def half(engine: Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE _alembic_tmp_jobs (id INTEGER)"))
+        raise OperationalError("CREATE TABLE more", {}, Exception("database or disk is full"))
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", half)
+        patch.setattr(utils, "_upgrade_db", half)
+        with pytest.raises(UserError, match="disk is full"):
+            tracking.connect(tracking.STORE)
+    assert not Path("mlflow.db").exists()
+    (tmp_path / ".mlflow.killed.tmp").mkdir()
+    assert tracking.connect(tracking.STORE).client.search_experiments()
+    assert not list(tmp_path.glob(".mlflow.*.tmp"))
