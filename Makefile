@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PROFILE ?= default
+# Tests side by side, a process a core; tests of one file share what they set up.
+AT_ONCE ?= -n auto --maxprocesses 8 --dist loadfile
 # Passed to dvc repro, pytest and the benchmarks: make repro ARGS=--force, make test ARGS='-k pgd'.
 ARGS ?=
 
@@ -69,10 +71,10 @@ snapshot: ## Copy the finished report's summary, curves and pictures to docs/res
 	cp $(wildcard $(SHOWN:%=$(WORKDIR)/reports/figures/%.png)) docs/results/$(PROFILE)/figures/
 
 test: $(STAMP) ## Tests that need neither minutes nor a browser
-	"$(BIN)/python" -m pytest $(ARGS)
+	"$(BIN)/python" -m pytest $(AT_ONCE) $(ARGS)
 
 test-slow: $(STAMP) ## End-to-end runs of minutes
-	"$(BIN)/python" -m pytest -m slow $(ARGS)
+	"$(BIN)/python" -m pytest -m slow $(AT_ONCE) $(ARGS)
 
 test-browser: $(STAMP) ## The report in a browser (Debian: apt-get install chromium)
 	"$(BIN)/python" -m pytest -m browser $(ARGS)

@@ -39,9 +39,10 @@ from pipeline.masking import THRESHOLDS, Alarm, alarms
 from pipeline.nets import load_target
 from pipeline.ode import SolverConfig
 from pipeline.probing import Subject, measure, relatives
+from pipeline.row_store import RowStore
 from pipeline.settings import Component, ProbeConfig
 from pipeline.stages.common import run
-from pipeline.store import LockedError, RowStore, locked
+from pipeline.store import LockedError, locked
 from pipeline.worst_case import Threat, gather
 
 IMAGES, EPSILONS = 50, (0.05, 0.1, 0.2, 0.3)

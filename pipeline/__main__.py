@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.config import Params, load_params
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config import Params
 
 ABOUT = "The benchmark of robustness: what there is to name in params.yaml, what it means, and what a run would do."
 EPILOG = """\
@@ -44,8 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# The commands import late: validation alone should not wait for what the others need.
+# The commands import late: none should wait for what only the others need.
 def _check(_: argparse.Namespace) -> str:
+    from pipeline.config import load_params
     from pipeline.plan import plan, read_costs
 
     params = load_params()
@@ -57,6 +61,7 @@ def _check(_: argparse.Namespace) -> str:
 
 
 def _status(_: argparse.Namespace) -> str:
+    from pipeline.config import load_params
     from pipeline.status import status
 
     return status(load_params())
@@ -88,6 +93,8 @@ def _compare(arguments: argparse.Namespace) -> str:
 
 def _params() -> Params | None:
     """A broken or absent params.yaml keeps nobody from asking what a component means."""
+    from pipeline.config import load_params
+
     try:
         return load_params()
     except UserError:

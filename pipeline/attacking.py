@@ -21,9 +21,9 @@ from pipeline.examples import first_examples
 from pipeline.files import atomic_write
 from pipeline.folders import examples_prefix
 from pipeline.nets import Target
+from pipeline.row_store import RowStore
 from pipeline.schema import validate
 from pipeline.settings import AttackEntry, EvaluateConfig
-from pipeline.store import STORE, RowStore
 
 
 class AttackRun:
@@ -37,7 +37,7 @@ class AttackRun:
         self.epsilons: tuple[float | None, ...] = (None,) if minimal else attack.epsilons
         self.climbs = not minimal and bool(component.CLIMBS)
         self.chunks = Chunks(first_examples(split, attack.n_images), judge.chunk_size)
-        self.store = RowStore(cell.config_hash, store=STORE)
+        self.store = RowStore(cell.config_hash)
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from pipeline import schema
 from pipeline.evaluate import Examples, Judged
-from pipeline.store import RowStore, Unit
+from pipeline.row_store import RowStore, Unit
 
 Chunk = tuple[int, Examples]  # its number, and who is in it
 Attack = Callable[[float | None, Examples], Judged]

@@ -27,8 +27,9 @@ from pipeline.files import sha256
 from pipeline.folders import examples_prefix
 from pipeline.nets import Target
 from pipeline.ode import SolverConfig
+from pipeline.row_store import read_rows, write_rows
 from pipeline.settings import AttackEntry, Component, EvaluateConfig
-from pipeline.store import STORE, read_rows, write_rows
+from pipeline.store import STORE
 
 BATCH = 250  # images of a forward pass
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
@@ -12,11 +13,13 @@ from pipeline.config import Params, load_params
 from pipeline.datasets.base import SPLITS, read_card, read_split
 from pipeline.files import atomic_directory, write_json
 from pipeline.folders import CHECKPOINTS, DATA
-from pipeline.live import LiveRun
 from pipeline.stages.common import is_first_rank, pick, run
 from pipeline.stages.launcher import launch
 from pipeline.store import locked
 from pipeline.training import train
+
+if TYPE_CHECKING:
+    from pipeline.live import LiveRun
 
 
 def main() -> None:
@@ -43,6 +46,8 @@ def watchers(params: Params, model: str, seed: int, key: str) -> list[LiveRun]:
     """Who tells of the training while it goes on."""
     if not params.compute.live:
         return []
+    from pipeline.live import LiveRun  # loads Lightning, as a training does
+
     tags = {"level": "training", "model": model, "seed": str(seed), "dataset": params.dataset.kind}
     return [LiveRun(f"{model} · training · seed {seed}", key, tags)]
 

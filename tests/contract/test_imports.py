@@ -29,6 +29,7 @@ LEVELS = (
         "probe",
         "progress",
         "provenance",
+        "row_store",
         "schema",
     }
     | {"seeds", "settings", "store"},
@@ -46,6 +47,7 @@ LEVELS = (
         "climbing",
         "evaluate",
         "evaluator",
+        "fitting",
         "live",
         "probing",
         "examples",

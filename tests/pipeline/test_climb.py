@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 import torch
 
-import pipeline.store
+import pipeline.row_store
 from pipeline import schema
 from pipeline.climbing import Chunks, climb
 from pipeline.evaluate import Examples, Judged
 from pipeline.files import atomic_directory, atomic_write, write_json
 from pipeline.provenance import ROOT
-from pipeline.store import LockedError, RowStore, Unit, locked
+from pipeline.row_store import RowStore, Unit
+from pipeline.store import LockedError, locked
 
 # The strength at which each example falls; example 10 is wrong from the start and never "falls".
 FALLS = {10: float("inf"), 11: 0.1, 12: 0.2, 13: 0.25, 14: float("inf"), 15: 0.3}
@@ -282,7 +283,7 @@ def test_an_interrupted_write_is_invisible(store: RowStore, monkeypatch: pytest.
         Path(arguments[1]).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    owner = pipeline.store if at == "save_file" else pd.DataFrame
+    owner = pipeline.row_store if at == "save_file" else pd.DataFrame
     with monkeypatch.context() as patch:
         patch.setattr(owner, at, half)
         with pytest.raises(KeyboardInterrupt):

@@ -21,8 +21,8 @@ from pipeline.errors import UserError
 from pipeline.evaluate import Examples, is_out_of_memory
 from pipeline.nets import Target
 from pipeline.parts import Parts
+from pipeline.row_store import RowStore
 from pipeline.settings import AttackEntry, Component, ComputeConfig, EvaluateConfig
-from pipeline.store import RowStore
 from tests.pipeline.workspaces import same_rows
 
 N = 23

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from benchmarks import timed
+from pipeline.__main__ import main
 from pipeline.config import load_params
 from pipeline.files import digest, sha256
 from pipeline.folders import RESULTS
@@ -69,12 +72,15 @@ def edit_curves(root: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> N
 
 
 def compared(last: Path, this: Path) -> tuple[int, str]:
-    """Exit status and what is said."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "pipeline", "compare", last, this], cwd=ROOT, check=False, capture_output=True, text=True
-    )
-    assert "Traceback" not in finished.stderr
-    return finished.returncode, finished.stdout + finished.stderr
+    """Exit status and what is said, as ``test_the_command_line_says_the_same`` has it of another process."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        patch.setattr(sys, "argv", ["pipeline", "compare", str(last), str(this)])
+        try:
+            main()
+        except SystemExit as end:
+            return (end.code, said.getvalue()) if isinstance(end.code, int) else (1, f"{said.getvalue()}{end.code}\n")
+    return 0, said.getvalue()
 
 
 def edit_params(root: Path, change: Any) -> None:
@@ -104,6 +110,15 @@ def test_the_same_run_passes_on_a_slower_machine(last: Path, this: Path) -> None
     assert f"{points} points of unchanged configurations: none outside" in said
     assert "+0 %, allowed" in said
     assert "Not compared" not in said
+
+
+@pytest.mark.parametrize("name", ["last", "no run"])
+def test_the_command_line_says_the_same(last: Path, this: Path, name: str) -> None:
+    other = this if name == "last" else this / name
+    command = [sys.executable, "-m", "pipeline", "compare", last, other]
+    finished = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert (finished.returncode, finished.stdout + finished.stderr) == compared(last, other)
+    assert finished.returncode == (name != "last")
 
 
 def test_a_degraded_run_fails_with_a_table(last: Path, this: Path) -> None:

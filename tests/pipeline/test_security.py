@@ -17,8 +17,8 @@ from pipeline.errors import UserError
 from pipeline.files import sha256, write_json
 from pipeline.nets import load_target
 from pipeline.provenance import ROOT
+from pipeline.row_store import RowStore, read_rows
 from pipeline.settings import Component
-from pipeline.store import RowStore, read_rows
 from pipeline.transferring import read_sources
 
 SOURCES = sorted((ROOT / "pipeline").rglob("*.py"))

@@ -17,9 +17,10 @@ from pipeline.classifier import Classifier, GlobalBatches, TrainingDivergedError
 from pipeline.config import load_params, parse
 from pipeline.datasets.base import Split
 from pipeline.errors import UserError
+from pipeline.fitting import Batches, _resumable
 from pipeline.provenance import ROOT
 from pipeline.settings import Architecture, ComputeConfig
-from pipeline.training import Batches, _resumable, train
+from pipeline.training import train
 
 COMPUTE = ComputeConfig(
     accelerator="cpu", devices=1, num_nodes=1, strategy="auto", batch_size="auto", launcher=None, live=False
