@@ -115,7 +115,7 @@ def test_the_same_run_passes_on_a_slower_machine(last: Path, this: Path) -> None
 @pytest.mark.parametrize("name", ["last", "no run"])
 def test_the_command_line_says_the_same(last: Path, this: Path, name: str) -> None:
     other = this if name == "last" else this / name
-    command = [sys.executable, "-m", "pipeline", "compare", last, other]
+    command = [sys.executable, "-m", "pipeline", "compare", str(last), str(other)]
     finished = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert (finished.returncode, finished.stdout + finished.stderr) == compared(last, other)
     assert finished.returncode == (name != "last")
