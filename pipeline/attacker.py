@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import time
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -65,25 +66,23 @@ class Attacker:
     def step(self, chunk: Chunk, i: int, n: int) -> None:
         """Of a chunk, the i-th of the n that this process takes, all strengths."""
         number, examples = chunk
-        # Not needed if the store has it all.
-        clean_logits = functools.cache(lambda: torch.cat(self.parts.each(self._predict, examples)))
+        clean_logits = functools.cache(lambda: self._clean_logits(examples))  # not needed if the store has it all
 
         def attack(epsilon: float | None, some: Examples) -> Judged:
-            logits = clean_logits()[[examples.indices.index(index) for index in some.indices]]
-            judged = self._judged(epsilon, some, logits)
+            judged = self._judged(epsilon, some, clean_logits())
             self.progress.reach((i + (self.run.epsilons.index(epsilon) + 1) / len(self.run.epsilons)) / n)
             return judged
 
         climb(number, examples, self.run.store, epsilons=self.run.epsilons, climbs=self.run.climbs, attack=attack)
 
-    def _predict(self, examples: Examples) -> Tensor:
-        return predict(self.model, examples)
+    def _clean_logits(self, examples: Examples) -> dict[int, Tensor]:
+        """(K,) of every example, by its index."""
+        logits = torch.cat(self.parts.each(functools.partial(predict, self.model), examples))
+        return dict(zip(examples.indices, logits, strict=True))
 
-    def _judged(self, epsilon: float | None, examples: Examples, clean_logits: Tensor) -> Judged:
-        of_example = dict(zip(examples.indices, clean_logits, strict=True))
-
+    def _judged(self, epsilon: float | None, examples: Examples, clean_logits: Mapping[int, Tensor]) -> Judged:
         def attack(part: Examples) -> Judged:
-            logits = torch.stack([of_example[index] for index in part.indices])
+            logits = torch.stack([clean_logits[index] for index in part.indices])
             return evaluate(self.model, part, self.run.cell, epsilon=epsilon, clean_logits=logits)
 
         return join(self.parts.each(attack, examples))
