@@ -64,7 +64,9 @@ def register(
     client.finalize_logged_model(logged.model_id, entities.LoggedModelStatus.READY)
     name = f"{experiment[1]}.{model.name}"
     _make(client, name)
-    client.create_model_version(name, f"models:/{logged.model_id}", run_id, tags=tags, description=model.note)
+    source = f"models:/{logged.model_id}"
+    # A server refuses a source whose model is not named as well; a database takes it.
+    client.create_model_version(name, source, run_id, tags=tags, description=model.note, model_id=logged.model_id)
 
 
 def _make(client: MlflowClient, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.config import load_params
 from pipeline.records import records
 from pipeline.registry import Model
 from pipeline.report.inputs import read_benchmark
+from pipeline.stages.ui import server
 from pipeline.tracking import Experiment, Metric, Record
 from tests.pipeline.synthetic import write_benchmark
 
@@ -61,6 +63,23 @@ def test_a_version_has_weights_numbers_and_a_note(experiment: Experiment) -> Non
     assert [(metric.key, metric.value) for metric in logged.metrics] == [("linf/area", 0.25)]
     assert [file.path for file in client.list_logged_model_artifacts(logged.model_id)] == ["seed-0.safetensors"]
     assert client.get_run(version.run_id).info.run_name == "cnn"
+
+
+@pytest.mark.slow  # a server takes as long to start as all other tests here together
+def test_a_server_holds_what_a_database_would(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    with server(uri, port) as (base, _):
+        experiment = tracking.connect(base)
+        for _ in range(2):
+            publish(experiment, record("cnn", 0.25))
+        assert versions(experiment, "cnn") == [(1, "true", True)]
+        assert ranking(experiment, "linf/area") == ["cnn"]
+        version: Any = experiment.client.get_model_version_by_alias("test.cnn", "current")
+        files = experiment.client.list_logged_model_artifacts(version.source.removeprefix("models:/"))
+        assert [file.path for file in files] == ["seed-0.safetensors"]
 
 
 def test_publishing_twice_adds_no_version(experiment: Experiment) -> None:
