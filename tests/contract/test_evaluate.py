@@ -343,7 +343,9 @@ def test_a_field_that_does_not_make_its_image(judged: Judge) -> None:
 @pytest.mark.parametrize("shape", [None, (N, SIDE, SIDE), (N, 2, SIDE, SIDE), (1, SIDE, SIDE, 2)])
 def test_a_field_that_is_missing_or_misshapen(judged: Judge, shape: tuple[int, ...] | None) -> None:
     field = None if shape is None else torch.zeros(shape)
-    rows = judged(changed(lambda output: replace(output, deformation=field)), norm="deformation", epsilon=1.0).rows
+    lie = changed(lambda output: replace(brighter(output), deformation=field))
+    rows = judged(lie, norm="deformation", epsilon=1.0).rows
+    assert (rows["adv_pred"] == 0).all()  # of the image itself: the brighter one, which fools, is not looked at
     check_no_success(rows, Status.BAD_OUTPUT)
 
 

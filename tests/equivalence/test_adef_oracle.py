@@ -127,22 +127,16 @@ def test_step_by_step_in_float64(
     assert found.attack.deformation.flatten(1).any(1).any()
 
 
-def test_to_the_end_in_float32(trained: Callable[[str], nn.Module], digits: Split) -> None:
-    check_agreement(compare(trained("cnn"), digits, 15, torch.float32))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(BUILD))
-def test_to_the_end_in_float32_on_100_images(trained: Callable[[str], nn.Module], digits: Split, name: str) -> None:
-    check_agreement(compare(trained(name), digits, 100, torch.float32))
-
-
-def check_agreement(found: Comparison) -> None:
+@pytest.mark.parametrize(
+    ("name", "n"), [("cnn", 15), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in BUILD)]
+)
+def test_to_the_end_in_float32(trained: Callable[[str], nn.Module], digits: Split, name: str, n: int) -> None:
     """Success agrees on 99 % of all images, τ to 1e-3 pixels on 90 % of the successes.
 
     The rest: an iteration without step control amplifies float32 rounding where it takes many steps or lands beside a
     kink of the net; an image that converges to the boundary is stretched or not as rounding puts it there or beyond.
     """
+    found = compare(trained(name), digits, n, torch.float32)
     agree = found.attack_succeeds == found.oracle_succeeds
     both = found.attack_succeeds & found.oracle_succeeds
     assert agree.double().mean() >= 0.99

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
 import time
 from contextlib import closing
@@ -12,7 +11,7 @@ from contextlib import closing
 from pipeline.stages.ui import server
 from tests.faults.laboratory import FaultError, Laboratory, must_be_clear
 from tests.faults.outcome import Difference
-from tests.pipeline.workspaces import stages, wait_for_end
+from tests.pipeline.workspaces import free_port, stages, wait_for_end
 
 PUBLISH = ("python", "-m", "pipeline.stages.publish")
 
@@ -23,7 +22,7 @@ def server_down(laboratory: Laboratory, share: float) -> Difference:
         database = workspace.folder / "mlflow.db"
         uri = f"sqlite:///{database}"
         wanted = share * laboratory.undisturbed.runs.total()
-        number = _free_port()
+        number = free_port()
         workspace.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{number}"
         if share:
             with server(uri, number) as (_, mlflow):
@@ -43,13 +42,6 @@ def server_down(laboratory: Laboratory, share: float) -> Difference:
             if status:
                 raise FaultError(f"publishing again failed:\n{output}")
             return laboratory.complete(workspace)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        number: int = listener.getsockname()[1]
-    return number
 
 
 def _runs(database: os.PathLike[str]) -> int:

@@ -128,5 +128,7 @@ def test_the_page_obeys_the_house_rules(copy: Path) -> None:
     paths = [step.where for step in steps() if step.what == "file"]
     for path, step in zip(paths, [step for step in steps() if step.what == "file"], strict=True):
         (copy / path).write_text(step.text, encoding="utf-8")
-    for command in ("ruff check", "ruff format --check", "mypy"):
-        call(copy, f"python -m {command} {' '.join(paths)}")
+    checks = ("ruff check", "ruff format --check", "mypy")
+    said = [call(copy, f"python -m {check} {' '.join(paths)}") for check in checks]
+    assert f"{len(paths)} files already formatted" in said[1]
+    assert f"no issues found in {len(paths)} source files" in said[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from tests.pipeline.workspaces import Workspace, same_rows, stages, wait_for_end
+from tests.pipeline.workspaces import Workspace, free_port, same_rows, stages, wait_for_end
 
 pytestmark = pytest.mark.slow
 
@@ -146,9 +145,7 @@ def test_two_hosts_come_to_the_rows_of_one(trained: Workspace, tmp_path: Path) -
     """torchrun on each, with a shared folder."""
     two = fresh(trained, tmp_path / "two")
     spread(two, devices=1, num_nodes=2)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with two_hosts() as hosts:
         processes = []
         for rank, (enter, _, device) in enumerate(hosts):

@@ -25,6 +25,20 @@ def imported_by(module: str) -> set[Path]:
     return {Path(line) for line in found.stdout.split("\n") if line}
 
 
+@pytest.mark.parametrize(
+    ("modules", "late"),
+    [
+        ("pipeline.stages.train", "pytorch_lightning pandas mlflow"),
+        ("pipeline.stages.attack", "pytorch_lightning mlflow"),
+        ("pipeline.__main__, pipeline.regression", "torch"),
+    ],
+)
+def test_what_loads_for_seconds_is_imported_where_it_is_needed(modules: str, late: str) -> None:
+    code = f"import sys, {modules}; print(*(set({late.split()}) & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert found.stdout.split() == []
+
+
 @pytest.mark.parametrize("module", ["pipeline.stages.data", "pipeline.evaluate", "pipeline.models.neural_ode"])
 def test_the_closure_is_what_an_import_loads(module: str) -> None:
     assert set(provenance.closure([module])) == imported_by(module)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pipeline.report.inputs import read_benchmark
 from pipeline.stages.ui import server
 from pipeline.tracking import Experiment, Metric, Record
 from tests.pipeline.synthetic import write_benchmark
+from tests.pipeline.workspaces import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -68,10 +68,7 @@ def test_a_version_has_weights_numbers_and_a_note(experiment: Experiment) -> Non
 @pytest.mark.slow  # a server takes as long to start as all other tests here together
 def test_a_server_holds_what_a_database_would(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    with server(uri, port) as (base, _):
+    with server(uri, free_port()) as (base, _):
         experiment = tracking.connect(base)
         for _ in range(2):
             publish(experiment, record("cnn", 0.25))

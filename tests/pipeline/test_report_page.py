@@ -209,7 +209,12 @@ def test_paper_gets_the_static_pictures(page: Any) -> None:
 
 def test_colours_follow_the_reader(page: Any) -> None:
     """A chart drawn in daylight is drawn again at night."""
+    chart = "document.querySelector('.live canvas').toDataURL()"
     page.emulate_media(color_scheme="light")
-    day = page.evaluate("document.querySelector('.live canvas').toDataURL()")
+    day = page.evaluate(chart)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function("day => document.querySelector('.live canvas').toDataURL() !== day", arg=day)
+    page.wait_for_function(f"day => {chart} !== day", arg=day)
+    night = page.evaluate(chart)
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function(f"night => {chart} !== night", arg=night)
+    assert page.evaluate(chart) == day

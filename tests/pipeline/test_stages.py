@@ -82,13 +82,19 @@ def compute(command: str | None) -> ComputeConfig:
     )
 
 
-def test_without_a_launcher_the_stage_goes_on() -> None:
-    launcher.launch(compute(None))
-
-
-def test_a_process_of_the_launcher_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(launcher.LAUNCHED, "1")
-    launcher.launch(compute("no-such-command"))
+@pytest.mark.parametrize(("command", "launched"), [(None, False), ("some-launcher", True)], ids=["none", "launched"])
+def test_a_stage_without_a_launcher_or_started_by_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, command: str | None, launched: bool
+) -> None:
+    become: list[str] = []
+    monkeypatch.setattr(os, "execvpe", lambda file, *_: become.append(file))
+    if launched:
+        monkeypatch.setenv(launcher.LAUNCHED, "1")
+    launcher.launch(compute(command))
+    assert become == []
+    monkeypatch.delenv(launcher.LAUNCHED, raising=False)
+    launcher.launch(compute("some-launcher"))
+    assert become == ["some-launcher"]  # or the list would prove nothing
 
 
 def test_a_launcher_that_does_not_start_is_one_clear_error() -> None:

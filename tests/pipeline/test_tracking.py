@@ -32,6 +32,7 @@ from pipeline.stages import publish as stage
 from pipeline.stages import ui
 from pipeline.tracking import Chart, Experiment, Metric, Outcome, Record, UnreachableError, View
 from tests.pipeline.synthetic import write_benchmark
+from tests.pipeline.workspaces import free_port
 
 MODELS, ATTACKS, SEEDS = ("cnn", "neural_ode"), ("fgsm", "adef"), (0, 1, 2)
 
@@ -365,10 +366,7 @@ def test_the_stage_publishes_once_and_says_so(
 
 @pytest.fixture
 def dead_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    return free_port()
 
 
 def test_a_server_that_is_down_loses_nothing(
