@@ -75,9 +75,9 @@ def attack(
     for restart in range(config.restarts):
         aims = targets if restart == 0 or targets is not None else others[:, (restart - 1) % others.shape[1]]
         rows = (unfooled & (status != Status.NON_FINITE)).nonzero().flatten()
-        points = inputs[rows]
+        points = origins = inputs[rows]
         if config.random_start:
-            points = random_point(points, epsilon, config.norm, rng.subset(rows), stream=restart)
+            points = random_point(origins, epsilon, config.norm, rng.subset(rows), stream=restart)
         for step in range(steps + 1):
             if len(rows) == 0:
                 break
@@ -99,7 +99,8 @@ def attack(
                 break
 
             ongoing = ~fooled & (outcome == Status.OK)
-            rows, points, gradient = rows[ongoing], points[ongoing], gradient[ongoing]
+            if not ongoing.all():
+                rows, points, origins, gradient = (kept[ongoing] for kept in (rows, points, origins, gradient))
             size = config.step_size * epsilon * (1 - step / steps)
-            points = project(points + size * steepest(gradient, config.norm), inputs[rows], epsilon, config.norm)
+            points = project(points + size * steepest(gradient, config.norm), origins, epsilon, config.norm)
     return AttackOutput(adv_inputs, None, n_forwards, n_backwards, status)
