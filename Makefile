@@ -35,12 +35,13 @@ help: ## List the commands
 venv: $(STAMP) ## Make or refresh the environment in .venv (every other command does it by itself)
 
 # The lock holds every package with its hash. uv is pinned here, because it is what reads the lock; the project itself
-# is built by the setuptools of the lock and not by whatever is newest today.
+# is built by the setuptools of the lock and not by whatever is newest today. Byte code is compiled once, here: where
+# PYTHONDONTWRITEBYTECODE is set, as in many containers, each process would compile all of torch again.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	.venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.lock
+	.venv/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python requirements.lock
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

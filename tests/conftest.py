@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -18,6 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_configure() -> None:
     # The tensors of the tests are small: more threads only fight over the cores, and sums would differ by machine.
     torch.set_num_threads(1)
+    # Commands that tests start share the cores, too: threads that outnumber these wait for each other, busily.
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from contextlib import closing
 from pipeline.stages.ui import server
 from tests.faults.laboratory import FaultError, Laboratory, must_be_clear
 from tests.faults.outcome import Difference
-from tests.pipeline.workspaces import free_port, stages, wait_for_end
+from tests.pipeline.workspaces import free_port, output_of, stages, wait_for_end
 
 PUBLISH = ("python", "-m", "pipeline.stages.publish")
 
@@ -30,10 +30,10 @@ def server_down(laboratory: Laboratory, share: float) -> Difference:
                 while process.poll() is None and _runs(database) < wanted:
                     time.sleep(0.05)
                 os.killpg(mlflow.pid, signal.SIGKILL)
-                output, _ = process.communicate(timeout=600)
+                output = output_of(process)
         else:
             process = workspace.start()
-            output, _ = process.communicate(timeout=600)
+            output = output_of(process)
         must_be_clear(process.returncode, output)
         if process.returncode == 0 and "nothing lost" not in output and share < 1:
             raise FaultError(f"nobody said that the server is gone:\n{output}")
@@ -56,7 +56,7 @@ def two_at_once(laboratory: Laboratory, stage: str) -> Difference:
     """Two ``dvc repro`` in one workspace: each ends well or with a clear error."""
     with laboratory.trial(stage) as workspace:
         processes = [workspace.start(), workspace.start()]
-        outputs = [process.communicate(timeout=600)[0] for process in processes]
+        outputs = [output_of(process) for process in processes]
         for process, output in zip(processes, outputs, strict=True):
             must_be_clear(process.returncode, output)
         return laboratory.complete(workspace)
@@ -74,7 +74,7 @@ def dead_worker(laboratory: Laboratory, stage: str, module: str, model: str, sec
             time.sleep(0.05)
         time.sleep(seconds)
         os.kill(max(workers), signal.SIGKILL)
-        output, _ = process.communicate(timeout=180)
+        output = output_of(process, seconds=180)
         wait_for_end(process.pid)
         if process.returncode == 0:
             raise FaultError(f"a dead worker went unnoticed:\n{output}")

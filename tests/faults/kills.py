@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tests.faults.laboratory import Laboratory
 from tests.faults.outcome import Difference
-from tests.pipeline.workspaces import members, stages, wait_for_end
+from tests.pipeline.workspaces import members, output_of, stages, wait_for_end
 
 NAMED = ("attack", "train", "report", "publish", "data")  # these first, so that few kills cover them
 
@@ -61,6 +61,6 @@ def disturb(laboratory: Laboratory, kill: Kill) -> Difference:
             if victims:
                 break
             time.sleep(0.05)  # between two stages
-        process.communicate(timeout=600)
+        output_of(process)
         wait_for_end(process.pid)
         return laboratory.complete(workspace)

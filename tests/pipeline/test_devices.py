@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from tests.pipeline.workspaces import Workspace, free_port, same_rows, stages, wait_for_end
+from tests.pipeline.workspaces import Workspace, free_port, output_of, same_rows, stages, wait_for_end
 
 pytestmark = pytest.mark.slow
 
@@ -154,7 +154,7 @@ def test_two_hosts_come_to_the_rows_of_one(trained: Workspace, tmp_path: Path) -
             launch += [f"--node-rank={rank}", f"--master-addr={hosts[0][1]}", f"--master-port={port}"]
             processes.append(two.start(*launch, "-m", ATTACK, MODEL))
         for process in processes:
-            output, _ = process.communicate(timeout=600)
+            output = output_of(process)
             assert process.returncode == 0, output
     assert_equal_rows(two, trained)
 
@@ -175,7 +175,7 @@ def test_a_worker_that_dies_ends_the_run_and_the_next_completes_it(
     workers = sorted(stages(process.pid))
     assert len(workers) == 2
     os.kill(workers[rank], signal.SIGKILL)
-    process.communicate(timeout=120)
+    output_of(process, seconds=120)
     assert process.returncode != 0
     wait_for_end(process.pid, seconds=120)
     two.edit_params(lambda params: params["attacks"]["pgd"].update(steps=5))

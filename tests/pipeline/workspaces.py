@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from ruamel.yaml import YAML
 
 from pipeline.provenance import ROOT
 from pipeline.workspace import make_workspace
+
+PATIENCE = 1800  # seconds until a command counts as hanging, also on a slow and busy machine
 
 
 class Workspace:
@@ -50,10 +53,10 @@ class Workspace:
             start_new_session=True,
         )
 
-    def run(self, *command: str, timeout: float = 600) -> tuple[int, str]:
+    def run(self, *command: str) -> tuple[int, str]:
         """Exit status and output."""
         process = self.start(*command)
-        output, _ = process.communicate(timeout=timeout)
+        output = output_of(process)
         return process.returncode, output
 
     def repro(self, *targets: str) -> set[str]:
@@ -82,6 +85,19 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     return port
+
+
+def output_of(process: subprocess.Popen[str], *, seconds: float = PATIENCE) -> str:
+    """What a process of :meth:`Workspace.start` prints until its end; one that hangs is killed with its group.
+
+    Raises:
+        AssertionError: the time is up.
+    """
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError(f"no end after {seconds:g} s:\n{process.communicate()[0]}") from None
 
 
 def members(group: int) -> list[int]:
