@@ -20,8 +20,8 @@ def pytest_configure() -> None:
     # The tensors of the tests are small: more threads only fight over the cores, and sums would differ by machine.
     torch.set_num_threads(1)
     # Commands that tests start share the cores, too: threads that outnumber these wait for each other, busily.
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
 @pytest.fixture(autouse=True)
