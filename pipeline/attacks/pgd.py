@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.balls import BallNorm, project, random_point, steepest
+from pipeline.attacks.balls import BallNorm, ball, random_point, steepest
 from pipeline.attacks.base import AttackOutput, Budgeted, ExampleRng, Goal, Norm, Status, affordable
 from pipeline.attacks.losses import Plan, is_fooled, loss_at, objective, status_of, value, value_and_gradient
 from pipeline.fields import PositiveFloat, PositiveInt
@@ -75,9 +75,10 @@ def attack(
     for restart in range(config.restarts):
         aims = targets if restart == 0 or targets is not None else others[:, (restart - 1) % others.shape[1]]
         rows = (unfooled & (status != Status.NON_FINITE)).nonzero().flatten()
-        points = origins = inputs[rows]
+        points = inputs[rows]
+        within = ball(points, epsilon, config.norm)
         if config.random_start:
-            points = random_point(origins, epsilon, config.norm, rng.subset(rows), stream=restart)
+            points = random_point(points, epsilon, config.norm, rng.subset(rows), stream=restart)
         for step in range(steps + 1):
             if len(rows) == 0:
                 break
@@ -100,7 +101,7 @@ def attack(
 
             ongoing = ~fooled & (outcome == Status.OK)
             if not ongoing.all():
-                rows, points, origins, gradient = (kept[ongoing] for kept in (rows, points, origins, gradient))
+                rows, points, within, gradient = rows[ongoing], points[ongoing], within[ongoing], gradient[ongoing]
             size = config.step_size * epsilon * (1 - step / steps)
-            points = project(points + size * steepest(gradient, config.norm), origins, epsilon, config.norm)
+            points = within.project(torch.add(points, steepest(gradient, config.norm), alpha=size))
     return AttackOutput(adv_inputs, None, n_forwards, n_backwards, status)

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.balls import BallNorm, lengths, project
+from pipeline.attacks.balls import BallNorm, bounds, lengths, project
 from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm
 from pipeline.attacks.random_search import search
 from pipeline.fields import PositiveInt, Range
@@ -90,7 +90,7 @@ class _Linf:
     def __init__(self, inputs: Tensor, epsilon: float) -> None:
         self.inputs = inputs
         # In ℓ∞ the projection acts on each pixel alone, so these are all values that a search ever takes.
-        self.down, self.up = (project(inputs + sign * epsilon, inputs, epsilon, "linf") for sign in (-1, 1))
+        self.down, self.up = bounds(inputs, epsilon)
         self.draws = TRIES * (2 + inputs.shape[1])
 
     def start(self, rng: ExampleRng) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pipeline.attacks.balls import BallNorm, project, random_point, steepest
+from pipeline.attacks.balls import BallNorm, ball, random_point, steepest
 from pipeline.attacks.base import ExampleRng
 from pipeline.attacks.losses import value_and_gradient
 from pipeline.defences.base import evaluating, loss_with
@@ -40,10 +40,11 @@ def loss(net: nn.Module, inputs: Tensor, labels: Tensor, *, config: Config, rng:
     """Mean cross-entropy of the batch with the chosen images replaced by the last iterates."""
     chosen = rng.uniform((), like=inputs) < config.share
     start, goals = inputs[chosen], labels[chosen]
+    within = ball(start, config.epsilon, config.norm)
     points = random_point(start, config.epsilon, config.norm, rng.subset(chosen), stream=1)
     with evaluating(net):
         for _ in range(config.steps if len(start) else 0):
             _, _, gradient = value_and_gradient(net, points, goals, None, "cross_entropy")
             step = config.step_size * config.epsilon * steepest(gradient, config.norm)
-            points = project(points + step, start, config.epsilon, config.norm)
+            points = within.project(points + step)
     return loss_with(net, inputs, labels, chosen, points)

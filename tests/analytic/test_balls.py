@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.attacks.balls import BallNorm, lengths, project, steepest
+from pipeline.attacks.balls import BallNorm, ball, bounds, lengths, project, steepest
 
 NORMS: tuple[BallNorm, ...] = ("linf", "l2")
 every_norm = pytest.mark.parametrize("norm", NORMS)
@@ -56,6 +56,22 @@ def test_linf_projects_to_the_nearest_point() -> None:
     inputs = torch.tensor([0.5, 0.9, 0.0]).view(1, 1, 1, 3)
     points = torch.tensor([0.9, 1.7, -0.4]).view(1, 1, 1, 3)
     torch.testing.assert_close(project(points, inputs, 0.2, "linf").flatten(), torch.tensor([0.7, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([True, False, True]), torch.tensor([2, 0])])
+@every_norm
+def test_balls_of_some_inputs(norm: BallNorm, rows: Tensor) -> None:
+    inputs, radii = torch.rand(3, 1, 5, 5), torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1, 1)
+    points = torch.rand(3, 1, 5, 5)
+    projected = ball(inputs, radii, norm)[rows].project(points[rows])
+    assert torch.equal(projected, project(points, inputs, radii, norm)[rows])
+
+
+def test_bounds_are_where_linf_projections_end() -> None:
+    inputs = torch.rand(4, 1, 5, 5)
+    for found, sign in zip(bounds(inputs, 0.1), (-1, 1), strict=True):
+        assert torch.equal(found, project(inputs + sign, inputs, 0.1, "linf"))
+        torch.testing.assert_close(found, (inputs + sign * 0.1).clamp(0, 1))
 
 
 @pytest.mark.parametrize("scale", [1e-36, 1.0, 1e36])
