@@ -65,6 +65,13 @@ def pandas_dtype(name: str) -> str:
     return _NULLABLE.get(column.dtype, column.dtype) if column.nullable else column.dtype
 
 
+_DTYPES = {name: pd.api.types.pandas_dtype(pandas_dtype(name)) for name in COLUMNS}
+_NEVER_NULL = [name for name, column in COLUMNS.items() if not column.nullable]
+_CAN_HOLD_NULL = {
+    name for name in _NEVER_NULL if COLUMNS[name].dtype in ("string", "float64")
+}  # others' types have no null
+
+
 def empty() -> pd.DataFrame:
     """No rows, all columns, right dtypes."""
     return pd.DataFrame({name: pd.Series(dtype=pandas_dtype(name)) for name in COLUMNS})
@@ -79,12 +86,15 @@ def validate(rows: pd.DataFrame, *, source: str) -> pd.DataFrame:
     missing, unknown = COLUMNS.keys() - set(rows.columns), set(rows.columns) - COLUMNS.keys()
     if missing or unknown:
         raise ValueError(f"{source}: missing columns {sorted(missing)}, unknown columns {sorted(unknown)}")
-    try:
-        typed = rows[list(COLUMNS)].astype({name: pandas_dtype(name) for name in COLUMNS})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{source}: a column has the wrong type: {error}") from error
-    # NaN is a value of a float column (a failed attack has no size); it is a fault only where null is not allowed.
-    null = [name for name, column in COLUMNS.items() if not column.nullable and typed[name].isna().any()]
+    ordered = rows if list(rows.columns) == list(COLUMNS) else rows[list(COLUMNS)]
+    found = ordered.dtypes.to_dict()
+    wrong = {name: dtype for name, dtype in _DTYPES.items() if found[name] != dtype}
+    # Before anything is converted: NumPy would make False of a missing truth value. NaN is a value of a float column
+    # (a failed attack has no size); it is a fault only where null is not allowed.
+    null = [name for name in _NEVER_NULL if (name in wrong or name in _CAN_HOLD_NULL) and ordered[name].isna().any()]
     if null:
         raise ValueError(f"{source}: null values in {null}")
-    return typed
+    try:
+        return ordered.astype(wrong) if wrong else ordered
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source}: a column has the wrong type: {error}") from error
