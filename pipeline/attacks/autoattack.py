@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks.balls import BallNorm, project, random_point
+from pipeline.attacks.balls import BallNorm, ball, random_point
 from pipeline.attacks.base import AttackOutput, ExampleRng, Goal, Norm, Status
 from pipeline.attacks.losses import is_fooled, objective, status_of
 from pipeline.fields import PositiveInt
@@ -120,7 +120,7 @@ class _Watch:
         self, model: nn.Module, inputs: Tensor, labels: Tensor, targets: Tensor | None, epsilon: float, norm: BallNorm
     ) -> None:
         self.model, self.inputs, self.labels, self.targets = model, inputs, labels, targets
-        self.epsilon, self.norm = epsilon, norm
+        self.epsilon, self.norm, self.ball = epsilon, norm, ball(inputs, epsilon, norm)
         self.best, self.fooled = inputs.clone(), torch.zeros_like(labels, dtype=torch.bool)
         self.highest = torch.full_like(labels, -torch.inf, dtype=inputs.dtype)
         self.status = torch.zeros_like(labels)
@@ -153,7 +153,7 @@ class _Watch:
         return differences.detach(), gradient[:, None]
 
     def _remember(self, images: Tensor, logits: Tensor) -> None:
-        near = project(images, self.inputs, self.epsilon, self.norm)
+        near = self.ball.project(images)
         order = torch.inf if self.norm == "linf" else 2
         # What the library computes in float32 may lie outside by its rounding; FAB's images lie anywhere.
         within = torch.linalg.vector_norm((images - near).flatten(1), ord=order, dim=1) <= 1e-6

@@ -53,7 +53,7 @@ class L2Ball:
         """
         offsets = points.clamp(0, 1).sub_(self.inputs)
         offsets.mul_((self.radius / lengths(offsets).clamp_min_(torch.finfo(offsets.dtype).tiny)).clamp_(max=1))
-        return _inwards(self.inputs + offsets, self.inputs, offsets.abs())
+        return _inwards(self.inputs + offsets, self.inputs, offsets.abs_())
 
     def __getitem__(self, rows: Tensor) -> L2Ball:
         return L2Ball(self.inputs[rows], self.radius[rows])
