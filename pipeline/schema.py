@@ -67,9 +67,8 @@ def pandas_dtype(name: str) -> str:
 
 _DTYPES = {name: pd.api.types.pandas_dtype(pandas_dtype(name)) for name in COLUMNS}
 _NEVER_NULL = [name for name, column in COLUMNS.items() if not column.nullable]
-_CAN_HOLD_NULL = {
-    name for name in _NEVER_NULL if COLUMNS[name].dtype in ("string", "float64")
-}  # others' types have no null
+# Of these, the columns whose own type has a null: NumPy's integers and truth values have none.
+_CAN_HOLD_NULL = {name for name in _NEVER_NULL if COLUMNS[name].dtype in ("string", "float64")}
 
 
 def empty() -> pd.DataFrame:
